@@ -1,0 +1,51 @@
+# Targets: demo test build lint bench fuzz clean. "make help" explains them.
+GO        ?= go
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+TOOLS     := $(CURDIR)/.cache/bin
+LINT_VER  := v2.6.2
+FUZZTIME  ?= 30s
+# What tests and the demo compare with; see build/deps.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: bin/ascend ## build bin/ascend
+
+bin/ascend: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ascend
+
+FORCE:
+
+demo: demo-deps build ## make a sample backup of real files, restore it, show what happened
+	./build/demo bin/ascend
+
+test: deps lint ## everything that must hold: vet, lint, all tests with the race detector
+	$(GO) vet ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
+
+lint: $(TOOLS)/golangci-lint-$(LINT_VER)
+	$< run ./...
+
+$(TOOLS)/golangci-lint-$(LINT_VER):
+	mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VER)
+	mv $(TOOLS)/golangci-lint $@
+
+bench: deps build ## measure against qemu-img in one run; prints ratios
+	$(GO) run ./internal/bench -ascend bin/ascend $(BENCHFLAGS)
+
+fuzz: ## run every fuzz target for FUZZTIME
+	./build/fuzz $(FUZZTIME)
+
+deps: ## install what the tests compare with
+	./build/deps test
+
+demo-deps:
+	./build/deps demo
+
+clean: ## remove what was built
+	rm -rf bin .cache/bin

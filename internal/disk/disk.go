@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 )
 
 // Disk is the guest's view of one virtual disk, read-only.
@@ -69,6 +70,8 @@ type Layer struct {
 	Path   string `json:"path"`
 	Format string `json:"format"`
 	Size   int64  `json:"size"`
+	// Modified is the file's time of last modification.
+	Modified time.Time `json:"modified,omitzero"`
 	// Reference is the parent's name as the file itself states it, which may
 	// be a path of another machine.
 	Reference string `json:"reference,omitempty"`

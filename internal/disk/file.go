@@ -151,6 +151,8 @@ func isURL(s string) bool {
 type File struct {
 	f      *os.File
 	name   string
+	base   int64 // where a part starts in the file; 0 for a whole file
+	whole  int64 // the file's length, of which a part has size bytes
 	size   int64
 	ino    uint64
 	dev    uint64
@@ -168,13 +170,14 @@ func newFile(f *os.File, name string) (*File, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: cannot read the file's identity", name)
 	}
-	file := &File{f: f, name: name, size: st.Size(), ino: sys.Ino, dev: sys.Dev, mtime: st.ModTime(), ctime: sys.Ctim}
+	file := &File{f: f, name: name, size: st.Size(), whole: st.Size(), ino: sys.Ino, dev: sys.Dev, mtime: st.ModTime(), ctime: sys.Ctim}
 	switch {
 	case st.Mode().IsRegular():
 	case st.Mode()&fs.ModeDevice != 0 && st.Mode()&fs.ModeCharDevice == 0:
 		if file.size, err = f.Seek(0, io.SeekEnd); err != nil {
 			return nil, fmt.Errorf("%s: cannot find the device's size: %w", name, err)
 		}
+		file.whole = file.size
 		file.device = true
 	default:
 		return nil, fmt.Errorf("%s is a %s, not a file: %w", name, kind(st.Mode()), ErrFormat)
@@ -202,11 +205,45 @@ func (f *File) Name() string { return f.name }
 // Size is the file's length in bytes when it was opened.
 func (f *File) Size() int64 { return f.size }
 
+// Modified is the file's time of last modification when it was opened.
+func (f *File) Modified() time.Time { return f.mtime }
+
 // Fd is the open file, for SEEK_HOLE and the like. File keeps ownership.
 func (f *File) Fd() *os.File { return f.f }
 
 // ReadAt reads from the file; see io.ReaderAt.
-func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
+func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("%s: cannot read at negative offset %d", f.name, off)
+	}
+	if f.size == f.whole {
+		return f.f.ReadAt(p, off)
+	}
+	if off >= f.size {
+		return 0, io.EOF
+	}
+	if rest := f.size - off; int64(len(p)) > rest {
+		n, err := f.f.ReadAt(p[:rest], f.base+off)
+		if err == nil {
+			err = io.EOF
+		}
+		return n, err
+	}
+	return f.f.ReadAt(p, f.base+off)
+}
+
+// Part makes f the part of its file that has n bytes from off on, as a member
+// of an archive has, and calls it name. The offsets of the part's methods are
+// the part's own; those of Fd are the whole file's. The part takes the place of
+// f, which must not be used or closed any more; on failure nothing has changed.
+func (f *File) Part(name string, off, n int64) (*File, error) {
+	if off < 0 || n < 0 || off > f.size || n > f.size-off {
+		return nil, fmt.Errorf("%s: %d bytes at offset %d lie beyond the end: %w", name, n, off, ErrCorrupt)
+	}
+	part := *f
+	part.name, part.base, part.size = name, f.base+off, n
+	return &part, nil
+}
 
 // Close closes the file.
 func (f *File) Close() error { return f.f.Close() }
@@ -224,8 +261,33 @@ func (f *File) Unchanged() error {
 	sys := st.Sys().(*syscall.Stat_t)
 	// A writer can set mtime back; ctime then shows it. A mere rename moves
 	// ctime too and is refused as well: nobody should move a backup under a restore.
-	if st.Size() != f.size || !st.ModTime().Equal(f.mtime) || sys.Ctim != f.ctime {
+	if st.Size() != f.whole || !st.ModTime().Equal(f.mtime) || sys.Ctim != f.ctime {
 		return fmt.Errorf("%s: %w", f.name, ErrChanged)
 	}
 	return nil
+}
+
+// Same tells whether the file is the one that name means in root now, by any
+// name or link.
+func (f *File) Same(root *Root, name string) (bool, error) {
+	st, err := root.root.Stat(name)
+	if err != nil {
+		return false, err
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && sys.Ino == f.ino && sys.Dev == f.dev, nil
+}
+
+// OpenDevice opens a file or block device that the user named, outside any root.
+func OpenDevice(path string) (*File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	file, err := newFile(f, path)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return file, nil
 }

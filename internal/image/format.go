@@ -87,15 +87,14 @@ type Stream interface {
 }
 
 // Ordered tells whether the format can only be made as a Stream.
-func (f Format) Ordered() bool { return f.Compression != "" && f.Compression != "stored" }
+func (f Format) Ordered() bool {
+	return f.Compression != "stored" && (f.Compression != "" || f.Subformat == "streamOptimized")
+}
 
 // Extension is the usual file name ending, without the dot.
 func (f Format) Extension() string {
-	switch f.Name {
-	case "vpc":
+	if f.Name == "vpc" {
 		return "vhd"
-	case "raw":
-		return "raw"
 	}
 	return f.Name
 }

@@ -132,6 +132,14 @@ type ReadBacker interface {
 	ReadBack(ctx context.Context, i int) (disk.Disk, error)
 }
 
+// Reader is an optional power of a Target: opening, at any time later, a disk
+// that a receipt names.
+type Reader interface {
+	// ReadLanded opens the disk that Landed.Object named, of the format it was
+	// delivered in. The caller closes it.
+	ReadLanded(ctx context.Context, object string, f image.Format) (disk.Disk, error)
+}
+
 // As finds an optional power of v, through decorators that have
 // Unwrap() any.
 func As[T any](v any) (T, bool) {

@@ -1,0 +1,11 @@
+// Package all lists the connectors that are built in.
+package all
+
+import (
+	"ascend/internal/target"
+	"ascend/internal/target/local"
+	"ascend/internal/target/vmware"
+)
+
+// Registry is all connectors, in alphabetical order.
+func Registry() *target.Registry { return target.NewRegistry(local.Kind(), vmware.Kind()) }

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// corpus is one disk of real files in many formats.
+type corpus struct {
+	raw   string
+	files map[string]source // by name
+	data  int64
+}
+
+type source struct {
+	path, format string // format as qemu-img's -f
+}
+
+// corpus makes the disk: real files in an ext4 file system in a sparse disk of
+// four times the size.
+func (b *bench) corpus(ctx context.Context) (*corpus, error) {
+	c := &corpus{raw: filepath.Join(b.dir, "corpus.raw"), files: map[string]source{}, data: b.data}
+	c.files["raw"] = source{c.raw, "raw"}
+	if _, err := os.Stat(c.raw); err == nil {
+		return c, nil
+	}
+	fmt.Printf("# corpus: %d MiB of files of %s\n", b.data>>20, b.files)
+	tree := filepath.Join(b.dir, "tree")
+	if err := gather(b.files, tree, b.data); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tree)
+	return c, command(ctx, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-N", "400000", "-d", tree, c.raw, fmt.Sprintf("%dM", 4*b.data>>20))
+}
+
+// gather links or copies files until there are enough bytes.
+func gather(from, to string, want int64) error {
+	errEnough := errors.New("enough")
+	var have int64
+	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		st, err := d.Info()
+		if err != nil || st.Size() > want/8 {
+			return nil
+		}
+		rel, _ := filepath.Rel(from, p)
+		dst := filepath.Join(to, rel)
+		if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+			return err
+		}
+		if err := os.Link(p, dst); err != nil {
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return nil
+			}
+			if err := os.WriteFile(dst, b, 0o644); err != nil {
+				return err
+			}
+		}
+		if have += st.Size(); have >= want {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	if err == nil && have < want {
+		return fmt.Errorf("%s holds only %d MiB: give another folder with -files or less with -data", from, have>>20)
+	}
+	return err
+}
+
+// variants are the sources that are made of the corpus when first asked for.
+var variants = map[string][]string{
+	"qcow2":           {"-O", "qcow2"},
+	"qcow2-zlib":      {"-O", "qcow2", "-c"},
+	"qcow2-zstd":      {"-O", "qcow2", "-c", "-o", "compression_type=zstd"},
+	"vmdk":            {"-O", "vmdk"},
+	"streamOptimized": {"-O", "vmdk", "-o", "subformat=streamOptimized"},
+	"vhdx":            {"-O", "vhdx"},
+	"vpc":             {"-O", "vpc", "-o", "force_size=on"},
+}
+
+// get makes a variant with qemu-img.
+func (c *corpus) get(ctx context.Context, name string) (source, error) {
+	if s, ok := c.files[name]; ok {
+		return s, nil
+	}
+	args := variants[name]
+	s := source{filepath.Join(filepath.Dir(c.raw), "corpus."+name), args[1]}
+	if _, err := os.Stat(s.path); err != nil {
+		all := append([]string{"convert", "-W", "-m", "16", "-f", "raw"}, args...)
+		if err := command(ctx, "qemu-img", append(all, c.raw, s.path)...); err != nil {
+			return s, err
+		}
+	}
+	c.files[name] = s
+	return s, nil
+}
+
+func command(ctx context.Context, name string, args ...string) error {
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, out)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+// Command bench measures Ascend against qemu-img in one run and prints medians
+// and ratios. "make bench" builds what it needs and runs it; -h lists what can
+// be chosen. Every figure is of a whole process, as the kernel accounts for it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+)
+
+func main() {
+	var b bench
+	var only string
+	flag.StringVar(&b.ascend, "ascend", "bin/ascend", "the program to measure")
+	flag.StringVar(&b.dir, "dir", "", "folder for sources (default: a temporary one)")
+	flag.StringVar(&b.out, "out", "/dev/shm", "folder for target files; tmpfs gives the steadiest figures")
+	flag.StringVar(&b.files, "files", "/usr", "folder of real files that the corpus is made of")
+	flag.Int64Var(&b.data, "data", 2200<<20, "bytes of real files in the corpus")
+	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
+	flag.StringVar(&only, "only", "convert,compressed,sources,read,send,sparse", "parts to run")
+	mode := flag.String("mode", "", "internal: sink, send, read")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	err := func() error {
+		switch *mode {
+		case "sink":
+			return sink(ctx)
+		case "send":
+			return send(ctx, flag.Args())
+		case "read":
+			return read(ctx, flag.Args())
+		}
+		return b.run(ctx, strings.Split(only, ","))
+	}()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run of the measurements.
+type bench struct {
+	ascend, dir, out, files string
+	data                    int64
+	rounds                  int
+	self                    string
+}
+
+func (b *bench) run(ctx context.Context, parts []string) error {
+	var err error
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if b.ascend, err = filepath.Abs(b.ascend); err != nil {
+		return err
+	}
+	if b.dir == "" {
+		if b.dir, err = os.MkdirTemp("", "ascend-bench-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(b.dir)
+	}
+	out, err := os.MkdirTemp(b.out, "ascend-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(out)
+	b.out = out
+	machine(ctx)
+	c, err := b.corpus(ctx)
+	if err != nil {
+		return err
+	}
+	steps := map[string]func(context.Context, *corpus) error{
+		"convert": b.convert, "compressed": b.compressed, "sources": b.sources, "read": b.read, "send": b.send, "sparse": b.sparse,
+	}
+	for _, p := range parts {
+		f, ok := steps[p]
+		if !ok {
+			return fmt.Errorf("no part is named %q", p)
+		}
+		if err := f(ctx, c); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return nil
+}

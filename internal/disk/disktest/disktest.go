@@ -180,7 +180,7 @@ func TryRun(tb testing.TB, dir, program string, args ...string) ([]byte, error) 
 	if _, err := exec.LookPath(program); err != nil {
 		tb.Fatalf("%s is missing; install the Debian package %s", program, packages[program])
 	}
-	cmd := exec.Command(program, args...)
+	cmd := exec.CommandContext(tb.Context(), program, args...)
 	cmd.Dir = dir
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

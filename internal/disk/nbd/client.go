@@ -236,7 +236,7 @@ func (c *conn) status(off int64, n uint32, yield func(n int64, data bool)) error
 	}
 }
 
-func (c *conn) close() error {
-	_ = c.request(cmdDisc, 0, 0)
-	return c.c.Close()
+func (c *conn) close() {
+	_ = c.request(cmdDisc, 0, 0) // a server that is gone needs no farewell
+	c.c.Close()
 }

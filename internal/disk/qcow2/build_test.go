@@ -14,9 +14,8 @@ import (
 // img is a small image that is built by hand: the header in cluster 0, the L1
 // table in cluster 1, one L2 table in cluster 2, and then what is appended.
 type img struct {
-	bits     uint
-	b        []byte
-	extended bool
+	bits uint
+	b    []byte
 }
 
 // newImg is an image of version 3 with clusters of 1<<bits bytes and a disk of

@@ -117,7 +117,7 @@ func tour(t *testing.T, m disk.Image) {
 		for i := 0; i < len(pieces); i += 7777 {
 			p := pieces[i:min(i+7777, len(pieces))]
 			if got, err := m.ReadAt(p, e.Off+int64(i)); got != len(p) || err != nil {
-				return fmt.Errorf("piece at %d: %d, %v", e.Off+int64(i), got, err)
+				return fmt.Errorf("piece at %d: %d, %w", e.Off+int64(i), got, err)
 			}
 		}
 		if !bytes.Equal(whole, pieces) {
@@ -137,7 +137,7 @@ func tour(t *testing.T, m disk.Image) {
 	if info := m.Info(); info.Size != m.Size() || len(info.Chain) == 0 {
 		t.Fatalf("info is %+v", info)
 	}
-	if n, err := m.ReadAt(make([]byte, 1), m.Size()); n != 0 || err != io.EOF {
+	if n, err := m.ReadAt(make([]byte, 1), m.Size()); n != 0 || !errors.Is(err, io.EOF) {
 		t.Fatalf("read at the end: %d, %v", n, err)
 	}
 }

@@ -27,12 +27,12 @@ func wantErr(t *testing.T, err, want error) {
 	}
 }
 
-// quick fails the test when f takes long.
+// quick fails the test when f takes long: a second, and more on a busy machine.
 func quick(t *testing.T, f func()) {
 	t.Helper()
 	start := time.Now()
 	f()
-	if d := time.Since(start); d > time.Second {
+	if d := time.Since(start); d > 3*time.Second {
 		t.Errorf("it took %v", d)
 	}
 }
@@ -480,10 +480,10 @@ func TestRanges(t *testing.T) {
 	dir := t.TempDir()
 	newImg(12, 1<<20).write(t, dir, "a")
 	m := mustOpen(t, dir, "a")
-	if n, err := m.ReadAt(make([]byte, 10), 1<<20); n != 0 || err != io.EOF {
+	if n, err := m.ReadAt(make([]byte, 10), 1<<20); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("behind the end: %d, %v", n, err)
 	}
-	if _, err := m.ReadAt(make([]byte, 10), -1); err == nil || err == io.EOF {
+	if _, err := m.ReadAt(make([]byte, 10), -1); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("before the start: %v", err)
 	}
 	if n, err := m.ReadAt(nil, 5); n != 0 || err != nil {

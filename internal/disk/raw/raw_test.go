@@ -92,7 +92,7 @@ func TestReadAt(t *testing.T) {
 				p := make([]byte, rnd.IntN(300<<10))
 				n, err := img.ReadAt(p, int64(off))
 				rest := want[off:min(off+len(p), len(want))]
-				if !bytes.Equal(p[:n], rest) || n < len(p) && err != io.EOF || n == len(p) && err != nil {
+				if !bytes.Equal(p[:n], rest) || n < len(p) && !errors.Is(err, io.EOF) || n == len(p) && err != nil {
 					t.Errorf("%d bytes at %d: %d, %v", len(p), off, n, err)
 				}
 			}
@@ -102,7 +102,7 @@ func TestReadAt(t *testing.T) {
 	if n, err := img.ReadAt(make([]byte, 1), img.Size()); n != 0 || err != io.EOF {
 		t.Errorf("behind the end: %d, %v", n, err)
 	}
-	if _, err := img.ReadAt(make([]byte, 1), -1); err == nil || err == io.EOF {
+	if _, err := img.ReadAt(make([]byte, 1), -1); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("before the start: %v", err)
 	}
 }

@@ -22,6 +22,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(spec{kind: 2, size: 4096, data: data[:4096]}.build())
 	f.Add(spec{kind: 2, size: 4096, data: data[:4096], oldFooter: true}.build())
 	f.Add(spec{kind: 3, size: size, block: 512, data: data, has: scattered(4, size), creator: "qemu", chs: [3]int{8, 4, 4}}.build())
+	f.Add(spec{kind: 3, block: 4096}.build())
 	child := spec{kind: 4, size: size, block: 8192, id: [16]byte{2}, parent: [16]byte{1}, data: data, has: scattered(3, size), parentName: "base.vhd",
 		locators: []place{{code: "W2ru", name: `.\base.vhd`}, {code: "W2ku", name: `C:\base.vhd`}, {code: "MacX", name: "file://./base.vhd"}}}
 	f.Add(child.build())
@@ -50,7 +51,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		defer img.Close()
 		buf := make([]byte, min(img.Size(), 1<<20))
-		if _, err := img.ReadAt(buf, 0); err != nil {
+		if n, err := img.ReadAt(buf, 0); n != len(buf) || err != nil && n > 0 {
 			t.Fatalf("an image that opens cannot be read: %v", err)
 		}
 		disktest.CheckExtents(t, img, 0, int64(len(buf)), buf)

@@ -34,6 +34,9 @@ func FuzzOpen(f *testing.F) {
 	alone := bytes.Clone(items)
 	alone[4] = 1 // no parent
 	f.Add(head, regions, table, alone, []byte{0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0}, bitmap, []byte(nil))
+	empty := bytes.Clone(items)
+	clear(empty[8:16]) // a disk of no bytes
+	f.Add(head, regions, table, empty, blocks, bitmap, []byte(nil))
 
 	f.Fuzz(func(t *testing.T, head, regions, table, items, blocks, bitmap, log []byte) {
 		p := bytes.Clone(m.p)
@@ -66,7 +69,7 @@ func FuzzOpen(f *testing.F) {
 		n := min(img.Size(), 1<<20)
 		for _, off := range []int64{0, img.Size() - n} {
 			buf := make([]byte, n)
-			if _, err := img.ReadAt(buf, off); err != nil {
+			if got, err := img.ReadAt(buf, off); got != len(buf) || err != nil && got > 0 {
 				t.Fatalf("an image that opens cannot be read at %d: %v", off, err)
 			}
 			disktest.CheckExtents(t, img, off, n, buf)

@@ -3,6 +3,7 @@ package vhdx
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"ascend/internal/disk"
 )
@@ -38,8 +39,6 @@ type entry struct {
 type journal struct {
 	ring []byte
 	guid guid
-	// seen remembers what parse found at each sector: the entry, or &invalid.
-	seen []*entry
 	// budget is what is left of the bytes that may be checksummed. Entries do not
 	// overlap in an honest log, so that each byte is looked at a few times at most.
 	budget int64
@@ -56,7 +55,7 @@ func replay(f *disk.File, h header) (*view, error) {
 	if h.logLength > maxLog {
 		return nil, fmt.Errorf("%s: unreplayed log of %d bytes, more than %d: %w", f.Name(), h.logLength, maxLog, disk.ErrUnsupported)
 	}
-	j := &journal{ring: make([]byte, h.logLength), guid: h.logGUID, seen: make([]*entry, h.logLength/logSector), budget: 16 * h.logLength}
+	j := &journal{ring: make([]byte, h.logLength), guid: h.logGUID, budget: 8 * h.logLength}
 	if err := readFull(f, j.ring, h.logOffset); err != nil {
 		return nil, err
 	}
@@ -88,6 +87,12 @@ func replay(f *disk.File, h header) (*view, error) {
 
 // active finds the newest sequence that is valid and complete, and returns it
 // from its tail entry to its head ([MS-VHDX] 2.3.3, steps 1 to 7).
+//
+// The specification goes on by one sector where a sequence is invalid, because
+// its head's tail is not in it. None of its other entries can start a valid one:
+// it would have the same head and fewer entries. Nor can a sector inside an
+// entry, since those have signatures of their own. So the whole is passed over,
+// and the time is linear.
 func (j *journal) active() []*entry {
 	var best []*entry
 	size := int64(len(j.ring))
@@ -96,49 +101,27 @@ func (j *journal) active() []*entry {
 		used := int64(0)
 		for used < size {
 			e := j.parse((start + used) % size)
-			if e == nil || len(seq) > 0 && e.sequence != seq[len(seq)-1].sequence+1 || used+e.len > size {
+			if e == nil || used+e.len > size || len(seq) > 0 && e.sequence != seq[len(seq)-1].sequence+1 {
 				break
 			}
 			seq = append(seq, e)
 			used += e.len
 		}
-		tail := -1
-		if len(seq) > 0 {
-			for i, e := range seq {
-				if e.at == seq[len(seq)-1].tail {
-					tail = i
-				}
-			}
-		}
-		if tail < 0 {
-			start += logSector
+		start += max(used, logSector)
+		if len(seq) == 0 {
 			continue
 		}
-		if len(best) == 0 || seq[len(seq)-1].sequence > best[len(best)-1].sequence {
+		head := seq[len(seq)-1]
+		tail := slices.IndexFunc(seq, func(e *entry) bool { return e.at == head.tail })
+		if tail >= 0 && (len(best) == 0 || head.sequence > best[len(best)-1].sequence) {
 			best = seq[tail:]
 		}
-		start += used
 	}
 	return best
 }
 
 // parse is the entry at offset at of the log if all of it is valid, else nil.
 func (j *journal) parse(at int64) *entry {
-	known := &j.seen[at/logSector]
-	if *known == nil {
-		if *known = j.check(at); *known == nil {
-			*known = &invalid
-		}
-	}
-	if *known == &invalid {
-		return nil
-	}
-	return *known
-}
-
-var invalid entry
-
-func (j *journal) check(at int64) *entry {
 	le := binary.LittleEndian
 	p := j.ring[at : at+logSector]
 	size := int64(len(j.ring))

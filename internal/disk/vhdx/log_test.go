@@ -393,7 +393,7 @@ func TestHugeLog(t *testing.T) {
 				t.Error("it was opened")
 			}
 			t.Logf("%v in %v", err, time.Since(start))
-			if d := time.Since(start); d > 2*time.Second {
+			if d := time.Since(start); d > 10*time.Second {
 				t.Errorf("took %v", d)
 			}
 		})

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"ascend/internal/disk"
+	"ascend/internal/disk/nbd"
 	"ascend/internal/disk/open"
 )
 
@@ -115,6 +117,10 @@ func openPart(root *disk.Root, f *disk.File, file string, m member, format strin
 	if err != nil {
 		_ = f.Close()
 		return nil, err
+	}
+	if found, err := open.Detect(part); err == nil && slices.Contains(nbd.Formats, found) {
+		_ = part.Close()
+		return nil, fmt.Errorf("%s is a %s image, which is not read inside an archive; unpack it: %w", part.Name(), found, disk.ErrUnsupported)
 	}
 	img, err := open.File(root, part, open.Options{Format: format})
 	if err != nil {

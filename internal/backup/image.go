@@ -12,7 +12,7 @@ import (
 	"ascend/internal/vm"
 )
 
-var imageExtensions = []string{".qcow2", ".qcow", ".vmdk", ".vhd", ".avhd", ".vhdx", ".avhdx", ".img", ".raw", ".vdi"}
+var imageExtensions = []string{".qcow2", ".qcow", ".vmdk", ".vhd", ".avhd", ".vhdx", ".avhdx", ".img", ".raw", ".vdi", ".hdd", ".hds"}
 
 func isImageName(name string) bool {
 	return slices.Contains(imageExtensions, strings.ToLower(path.Ext(name)))

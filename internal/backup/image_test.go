@@ -43,6 +43,7 @@ func TestImages(t *testing.T) {
 	mkdir(t, in("0f0e"))
 	qemu(t, "convert", "-f", "raw", "-O", "qcow2", raw, in("0f0e/4711"))
 	qemu(t, "convert", "-f", "raw", "-O", "vdi", raw, in("box.vdi"))
+	qemu(t, "convert", "-f", "raw", "-O", "parallels", raw, in("box.hdd"))
 	write(t, in("readme.txt"), "no image")
 	write(t, in("NOTES"), "no image")
 	write(t, in("broken.vmdk"), "no image")
@@ -57,10 +58,10 @@ func TestImages(t *testing.T) {
 	for _, b := range all {
 		paths = append(paths, b.Path)
 	}
-	if len(all) != 11 {
+	if len(all) != 12 {
 		t.Fatalf("%d backups: %q", len(all), paths)
 	}
-	for _, name := range []string{"base.qcow2", "top.qcow2", "flat.vmdk", "split.vmdk", "disk.vhd", "disk.vhdx", "sub folder/disk.raw", "0f0e/4711"} {
+	for _, name := range []string{"base.qcow2", "top.qcow2", "flat.vmdk", "split.vmdk", "disk.vhd", "disk.vhdx", "sub folder/disk.raw", "0f0e/4711", "box.vdi", "box.hdd"} {
 		b := byPath(t, all, name)
 		got := []byte(nil)
 		if b.Fault == "" {
@@ -70,10 +71,8 @@ func TestImages(t *testing.T) {
 			t.Errorf("%s: %+v", name, b)
 		}
 	}
-	for _, name := range []string{"broken.vmdk", "box.vdi"} {
-		if b := byPath(t, all, name); b.Fault == "" {
-			t.Errorf("%s: %+v", name, b)
-		}
+	if b := byPath(t, all, "broken.vmdk"); b.Fault == "" {
+		t.Errorf("%+v", b)
 	}
 	if b := byPath(t, all, "base.qcow2"); !hasNote(b, "top.qcow2 has this image as its parent") || b.VM != "base" || b.Type != Full {
 		t.Errorf("%+v", b)

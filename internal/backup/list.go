@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ascend/internal/disk"
+	"ascend/internal/disk/nbd"
 	"ascend/internal/disk/open"
 	"ascend/internal/disk/qcow2"
 	"ascend/internal/vm"
@@ -163,7 +164,13 @@ func (l *lister) read(im *image) {
 		_ = f.Close()
 		return
 	}
-	if im.format != "qcow2" {
+	switch {
+	case slices.Contains(nbd.Formats, im.format):
+		im.size, im.err = declaredSize(f, im.format)
+		im.chain = 1
+		im.err = errors.Join(im.err, f.Close())
+		return
+	case im.format != "qcow2":
 		_ = f.Close()
 		l.whole(im)
 		return

@@ -1,10 +1,16 @@
 package backup
 
 import (
+	"encoding/json"
+	"errors"
+	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"ascend/internal/vm"
 )
 
 func TestParseTime(t *testing.T) {
@@ -104,4 +110,35 @@ func FuzzSidecar(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The example of the documentation is read without a note, whole.
+func TestDocumentedExample(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/vm.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(doc), "```json\n")
+	text, _, ok := strings.Cut(text, "```")
+	m, notes, err := ReadMachine(strings.NewReader(text))
+	if err != nil || !ok || len(notes) > 0 || m.Name != "mail-01" || m.CPU.Total() != 4 || m.Memory != 8<<30 || !m.SecureBoot || len(m.Disks) != 2 || len(m.NICs) != 1 {
+		t.Fatalf("%v %q %+v", err, notes, m)
+	}
+	back, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b any
+	if err := errors.Join(json.Unmarshal([]byte(text), &a), json.Unmarshal(back, &b)); err != nil || !reflect.DeepEqual(a, b) {
+		t.Errorf("%v\n%s", err, back)
+	}
+	// Every field of the structures is documented.
+	for _, v := range []any{vm.Machine{}, vm.CPU{}, vm.GuestOS{}, vm.Disk{}, vm.NIC{}} {
+		for f := range reflect.TypeOf(v).Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if !strings.Contains(string(doc), "`"+name+"`") && !strings.Contains(string(doc), "."+name+"`") && name != "cpu" {
+				t.Errorf("docs/vm.md does not mention %s", name)
+			}
+		}
+	}
 }

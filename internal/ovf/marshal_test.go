@@ -2,6 +2,8 @@ package ovf
 
 import (
 	"bytes"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,6 +132,29 @@ func TestMarshalReadByGovmomi(t *testing.T) {
 	again, err := Marshal(m, filesOf(m))
 	if err != nil || !bytes.Equal(b, again) {
 		t.Error("the same machine gives another descriptor")
+	}
+}
+
+// The children of an item stand in the order of the CIM schema's sequence, which
+// is the alphabet's; VMware's own come last.
+func TestMarshalItemOrder(t *testing.T) {
+	m := machine()
+	b, err := Marshal(m, filesOf(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := regexp.MustCompile(`(?s)<Item.*?</Item>`).FindAllString(string(b), -1)
+	if len(items) != 2+5+6+3+1 {
+		t.Errorf("%d items", len(items))
+	}
+	for _, it := range items {
+		var names []string
+		for _, n := range regexp.MustCompile(`<(rasd|vmw):(\w+)`).FindAllStringSubmatch(it, -1) {
+			names = append(names, n[1]+":"+n[2])
+		}
+		if len(names) < 4 || !slices.IsSorted(names) {
+			t.Errorf("%q", names)
+		}
 	}
 }
 

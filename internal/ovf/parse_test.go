@@ -41,16 +41,16 @@ func TestParseAgreesWithGovmomi(t *testing.T) {
 		}
 		name := filepath.Base(path)
 		start := time.Now()
-		p, err := Parse(bytes.NewReader(b))
+		p, perr := Parse(bytes.NewReader(b))
 		if time.Since(start) > 3*time.Second {
 			t.Errorf("%s took %v", name, time.Since(start))
 		}
 		e, gerr := govmomi.Unmarshal(bytes.NewReader(b))
-		if err != nil {
+		if perr != nil {
 			if gerr == nil && name != "invalid_env.ovf" && (e.VirtualSystem != nil || e.VirtualSystemCollection != nil && len(e.VirtualSystemCollection.VirtualSystem) > 0) {
-				t.Errorf("%s: %v; govmomi reads it", path, err)
+				t.Errorf("%s: %v; govmomi reads it", path, perr)
 			}
-			refused[err.Error()]++
+			refused[perr.Error()]++
 			return nil
 		}
 		if gerr != nil || e.VirtualSystem == nil {

@@ -41,7 +41,9 @@ type Options struct {
 	// Seed makes the identifiers in the file (GUIDs, CIDs). The same seed gives
 	// the same file.
 	Seed [32]byte `json:"seed"`
-	// Name is the disk's name where the format carries one (VMDK descriptor).
+	// Name is the disk's name where the format carries one: a VMDK's descriptor
+	// names its own file, which should be called Name and ".vmdk" (libvmdk opens it
+	// by that; VMware and QEMU do not). What cannot stand there is replaced.
 	Name string `json:"name,omitempty"`
 }
 

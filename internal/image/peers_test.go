@@ -272,3 +272,26 @@ func TestFlatDescriptor(t *testing.T) {
 		}
 	}
 }
+
+// TestHostileName: a disk's name cannot bring lines of its own into a
+// descriptor, nor outgrow its sectors.
+func TestHostileName(t *testing.T) {
+	d := newLeafDisk(1<<20, 2, 1)
+	for name, want := range map[string]string{
+		"": "disk.vmdk", "a.vmdk": "a.vmdk", "Büro": "Büro.vmdk", "../../x": ".._.._x.vmdk", "\xff\x00": "__.vmdk",
+		"x\"\nRW 1 FLAT \"/etc/passwd": "x__RW 1 FLAT __etc_passwd.vmdk",
+		strings.Repeat("ü", 5000):      strings.Repeat("ü", 127) + ".vmdk",
+	} {
+		for _, f := range []Format{{Name: "vmdk"}, {Name: "vmdk", Subformat: "streamOptimized", Compression: "stored"}} {
+			file := mustNew(t, d.source(), f, Options{Name: name})
+			path := filepath.Join(t.TempDir(), "x.vmdk")
+			write(t, file, path)
+			text := string(bytes.TrimRight(mustRead(t, file, 512, 20*512), "\x00"))
+			line := "\nRW 2048 SPARSE \"" + want + "\"\n"
+			if strings.Count(text, "\nRW ") != 1 || !strings.Contains(text, line) || !strings.HasSuffix(text, "\"\n") {
+				t.Errorf("name %q gives the descriptor\n%s", name, text)
+			}
+			checkQEMUInfo(t, name, path, f, d.size)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -251,16 +252,27 @@ func qcow2Cluster(file []byte, e uint64, used []uint16, compressionZstd bool) ([
 		}
 		return p, err
 	}
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.IgnoreChecksum(false))
-	if err != nil {
-		return nil, err
+	// What follows the frame in its last sector is the next cluster's, so that it
+	// must be read as a stream.
+	zstdReader.Lock()
+	defer zstdReader.Unlock()
+	if zstdReader.Decoder == nil {
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		zstdReader.Decoder = d
 	}
-	defer d.Close()
-	// What follows the frame in its last sector is the next cluster's.
+	d := zstdReader.Decoder
 	if err := d.Reset(in); err != nil {
 		return nil, err
 	}
 	p := make([]byte, cluster)
-	_, err = io.ReadFull(d, p)
+	_, err := io.ReadFull(d, p)
 	return p, err
+}
+
+var zstdReader struct {
+	sync.Mutex
+	*zstd.Decoder
 }

@@ -44,7 +44,8 @@ const (
 )
 
 // newVHDX is a dynamic VHDX: identifier, headers, region tables, an empty log,
-// metadata, BAT, blocks in the disk's order.
+// metadata, BAT, blocks in the disk's order. The size is exact, as 2.6.2.2 has
+// it a multiple of the logical sector; 7-Zip takes multiples of 4,096 bytes only.
 func newVHDX(src Source, f Format, o Options) *File {
 	block := o.BlockSize
 	size := roundUp(src.Size(), sectorSize)

@@ -219,16 +219,8 @@ func (a *archive) writeText(ctx context.Context, s *session, descriptor []byte) 
 
 func (a *archive) readBack(s *session, i int) (disk.Disk, error) {
 	l := s.disks[i]
-	return s.openBack(l, func(root *disk.Root) (*disk.File, error) {
-		f, err := root.Open(a.path(s))
-		if err != nil {
-			return nil, err
-		}
-		part, err := f.Part(a.path(s)+"#"+l.name, a.start(s, i), l.bytes())
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-		return part, nil
+	return read(s.dir, a.path(s), l.order.Delivery.Format, func(f *disk.File) (*disk.File, error) {
+		return f.Part(f.Name()+memberMark+l.name, a.start(s, i), l.bytes())
 	})
 }
 

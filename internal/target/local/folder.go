@@ -127,7 +127,7 @@ func (p *folder) write(ctx context.Context, s *session, name string, content []b
 
 func (p *folder) readBack(s *session, i int) (disk.Disk, error) {
 	l := s.disks[i]
-	return s.openBack(l, func(root *disk.Root) (*disk.File, error) { return root.Open(filepath.Join(s.name, l.name)) })
+	return read(s.dir, filepath.Join(s.name, l.name), l.order.Delivery.Format, nil)
 }
 
 func (p *folder) close() error {

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"ascend/internal/image"
 	"ascend/internal/target"
 	"ascend/internal/target/targettest"
 )
@@ -283,7 +285,7 @@ func TestUndoStrangeRecords(t *testing.T) {
 	}
 }
 
-// The folder may vanish or be replaced by a file: errors, nothing else.
+// A folder that is not there holds nothing, and nothing can be restored to it.
 func TestNoFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "nowhere")
 	tgt := openTarget(t, dir)
@@ -293,6 +295,65 @@ func TestNoFolder(t *testing.T) {
 	if rec.Calls() != 0 {
 		t.Error("something was recorded")
 	}
-	_, err = tgt.Inventory(t.Context())
-	says(t, err, target.ErrPermanent, "nowhere")
+	inv, err := tgt.Inventory(t.Context())
+	if err != nil || len(inv.Taken) > 0 || len(inv.Places) == 0 {
+		t.Errorf("inventory: %+v, %v", inv, err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	writeFile(t, file, "")
+	_, err = openTarget(t, file).Inventory(t.Context())
+	says(t, err, target.ErrPermanent, "file")
+}
+
+// A receipt names what it likes; nothing outside the folder is read.
+func TestReadLandedConfined(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "dir")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(parent, "secret"), strings.Repeat("secret", 512))
+	symlink(t, filepath.Join(parent, "secret"), filepath.Join(dir, "link"))
+	symlink(t, "../secret", filepath.Join(dir, "relative"))
+	writeFile(t, filepath.Join(dir, "not.ova"), strings.Repeat("no archive", 512))
+	writeFile(t, filepath.Join(dir, "empty.ova"), strings.Repeat("\x00", 1024))
+	r, ok := target.As[target.Reader](openTarget(t, dir))
+	if !ok {
+		t.Fatal("the target does not read what landed")
+	}
+	for _, object := range []string{
+		"", "/", "secret", dir, filepath.Join(parent, "secret"), dir + "/../secret", dir + "/link", dir + "/relative", "relative",
+		dir + "/not.ova#vm-disk1.vmdk", dir + "/empty.ova#vm-disk1.vmdk", dir + "/link#x", dir + "/#", dir + "/..#x", "#",
+	} {
+		for _, f := range []image.Format{formatRaw, formatDeflate} {
+			if d, err := r.ReadLanded(t.Context(), object, f); err == nil {
+				t.Errorf("%q is a disk of %d bytes", object, d.Size())
+			}
+		}
+	}
+}
+
+// A name with the mark in it.
+func TestReadLandedMark(t *testing.T) {
+	for _, path := range []string{PathFolder, PathOVA} {
+		dir := t.TempDir()
+		raw := random(4096)
+		file := targettest.Encode(t, raw, formatDeflate)
+		o := newOrder("a#b", path, formatDeflate, -1)
+		sess := begin(t, dir, o, new(targettest.MemRecorder))
+		landed := send(t, sess, 0, file)
+		finish(t, sess)
+		r, _ := target.As[target.Reader](openTarget(t, dir))
+		d, err := r.ReadLanded(t.Context(), landed.Object, formatDeflate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(raw))
+		if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, raw) {
+			t.Errorf("%s: other bytes, %v", landed.Object, err)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"ascend/internal/disk"
-	"ascend/internal/disk/open"
 	"ascend/internal/image"
 	"ascend/internal/ovf"
 	"ascend/internal/target"
@@ -272,20 +271,6 @@ func (s *session) ReadBack(ctx context.Context, i int) (disk.Disk, error) {
 		return nil, fmt.Errorf("cannot read back disk %d: %w", i, err)
 	}
 	return d, nil
-}
-
-// openBack opens a landed file by its path below the target's folder.
-func (s *session) openBack(l *landing, opener func(root *disk.Root) (*disk.File, error)) (disk.Disk, error) {
-	root, err := disk.OpenRoot(s.dir)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	f, err := opener(root)
-	if err != nil {
-		return nil, err
-	}
-	return open.File(root, f, open.Options{Format: l.order.Delivery.Format.Name})
 }
 
 // Close implements target.Session.

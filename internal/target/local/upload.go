@@ -58,11 +58,12 @@ func (s *session) settle(l *landing, n int64, sum []byte) *target.Landed {
 	return &done
 }
 
-// object names a disk for people: its path, behind '#' the OVA's member.
+// object names a disk: its path and, for a member of an OVA, memberMark and
+// the member's name.
 func (s *session) object(l *landing) string {
 	path := filepath.Join(s.dir, l.entry)
 	if filepath.Base(path) != l.name {
-		path += "#" + l.name
+		path += memberMark + l.name
 	}
 	return path
 }

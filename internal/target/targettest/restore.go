@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"ascend/internal/disk"
 	"ascend/internal/target"
 )
 
@@ -16,7 +17,7 @@ func (s *suite) restore() {
 	before := s.inventoryOf(p)
 	tgt := s.open(p)
 	sess := s.begin(tgt, ship.order, new(MemRecorder))
-	s.deliverAll(sess, ship)
+	landed := s.deliverAll(sess, ship)
 	rb, readsBack := target.As[target.ReadBacker](sess)
 	if readsBack {
 		s.readBack(rb, ship)
@@ -33,6 +34,13 @@ func (s *suite) restore() {
 		s.Errorf("Session.Close: %v", err)
 	}
 	s.same(p, ship)
+	if r, ok := target.As[target.Reader](s.open(p)); ok {
+		d, err := r.ReadLanded(s.ctx(), landed[0].Object, s.h.Delivery.Format)
+		s.reads("ReadLanded", d, err, ship.disks[0].want)
+		if d, err := r.ReadLanded(s.ctx(), landed[0].Object+"-not-there", s.h.Delivery.Format); err == nil {
+			s.Errorf("ReadLanded of what never landed gave a disk of %d bytes", d.Size())
+		}
+	}
 	if after := s.inventoryOf(p); slices.Equal(before, after) {
 		s.Errorf("the peer's inventory does not show the restore: %q", after)
 	}
@@ -42,18 +50,24 @@ func (s *suite) restore() {
 func (s *suite) readBack(rb target.ReadBacker, ship *shipment) {
 	s.Helper()
 	for i, d := range ship.disks {
-		disk, err := rb.ReadBack(s.ctx(), i)
-		if err != nil {
-			s.Fatalf("ReadBack(%d): %v", i, err)
-		}
-		got := make([]byte, disk.Size())
-		if n, err := disk.ReadAt(got, 0); n != len(got) {
-			s.Errorf("ReadBack(%d): read %d of %d bytes: %v", i, n, len(got), err)
-		}
-		compare(s, "read back", got, d.want)
-		if err := disk.Close(); err != nil {
-			s.Errorf("closing what was read back: %v", err)
-		}
+		back, err := rb.ReadBack(s.ctx(), i)
+		s.reads("ReadBack", back, err, d.want)
+	}
+}
+
+// reads compares what an opened disk, or the error instead, gives, and closes it.
+func (s *suite) reads(what string, d disk.Disk, err error, want []byte) {
+	s.Helper()
+	if err != nil {
+		s.Fatalf("%s: %v", what, err)
+	}
+	got := make([]byte, d.Size())
+	if n, err := d.ReadAt(got, 0); n != len(got) {
+		s.Errorf("%s: read %d of %d bytes: %v", what, n, len(got), err)
+	}
+	compare(s, what, got, want)
+	if err := d.Close(); err != nil {
+		s.Errorf("%s: cannot close: %v", what, err)
 	}
 }
 

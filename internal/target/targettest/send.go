@@ -273,28 +273,30 @@ func zeros(p []byte) bool {
 
 // deliverAll sends every disk, all at once, or dies. It checks what the target
 // says has landed.
-func (s *suite) deliverAll(sess target.Session, ship *shipment) {
+func (s *suite) deliverAll(sess target.Session, ship *shipment) []*target.Landed {
 	s.Helper()
 	var ds []*delivery
 	for i := range ship.disks {
 		ds = append(ds, ship.delivery(i))
 	}
-	s.deliverEach(sess, ds)
+	return s.deliverEach(sess, ds)
 }
 
 // deliverEach is deliverAll with the journals given. The first failure cancels
 // the other uploads, which may be waiting for the one that failed.
-func (s *suite) deliverEach(sess target.Session, ds []*delivery) {
+func (s *suite) deliverEach(sess target.Session, ds []*delivery) []*target.Landed {
 	s.Helper()
 	ctx, cancel := context.WithCancelCause(s.ctx())
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, d := range ds {
+	all := make([]*target.Landed, len(ds))
+	for n, d := range ds {
 		wg.Go(func() {
 			landed, err := d.deliver(ctx, sess)
 			if err == nil {
 				err = d.check(landed)
 			}
+			all[n] = landed
 			if err != nil {
 				cancel(fmt.Errorf("disk %d: %w", d.i, err))
 			}
@@ -304,6 +306,7 @@ func (s *suite) deliverEach(sess target.Session, ds []*delivery) {
 	if err := context.Cause(ctx); err != nil {
 		s.Fatal(err)
 	}
+	return all
 }
 
 func (d *delivery) check(l *target.Landed) error {

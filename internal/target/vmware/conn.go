@@ -134,8 +134,20 @@ func (c *conn) close(ctx context.Context) error {
 	return fmt.Errorf("cannot sign out of %s: %w", c.cfg.sdk.Host, translate(err))
 }
 
-// get retrieves properties of one object into dst, a pointer to its mo type.
+// get retrieves properties of one object into dst, a pointer to its mo type. A
+// property that may not be read without a session is no refusal of the call, so
+// RoundTrip does not see it.
 func (c *conn) get(ctx context.Context, ref types.ManagedObjectReference, dst any, props ...string) error {
+	c.mu.Lock()
+	seen := c.logins
+	c.mu.Unlock()
+	err := property.DefaultCollector(c.vim).RetrieveOne(ctx, ref, props, dst)
+	if err == nil || !isFault[*types.NotAuthenticated](err) {
+		return err
+	}
+	if err := c.login(ctx, seen); err != nil {
+		return fmt.Errorf("the session has ended and cannot be renewed: %w", err)
+	}
 	return property.DefaultCollector(c.vim).RetrieveOne(ctx, ref, props, dst)
 }
 

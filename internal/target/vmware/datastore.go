@@ -181,6 +181,10 @@ func (c *conn) address(dc *node, f storeFile, suffix string) *url.URL {
 // Upload opens disk i's file. One that an earlier session completed is complete.
 func (d *storeSession) Upload(ctx context.Context, i int) (target.Upload, error) {
 	if i >= 0 && i < len(d.files) && !d.has(i) && ctx.Err() == nil {
+		// /folder takes the API's session and renews none: an API call does.
+		if _, err := methods.GetCurrentTime(ctx, d.c.vim); err != nil {
+			return nil, fmt.Errorf("cannot upload disk %d: %w", i, translate(err))
+		}
 		if err := d.recordFile(ctx, i, false); err != nil {
 			return nil, err
 		}

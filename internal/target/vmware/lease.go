@@ -72,7 +72,7 @@ var (
 
 // match finds each of our disks among the lease's devices: by the slot in the
 // device's key, or by its position among the machine's disks.
-func (l *lease) match(ctx context.Context, slots []slot, devices []types.BaseVirtualDevice) error {
+func (l *lease) match(slots []slot, devices []types.BaseVirtualDevice) error {
 	at := map[slotKey]int{}
 	for i, s := range slots {
 		at[s.key()] = i
@@ -112,7 +112,6 @@ func (l *lease) match(ctx context.Context, slots []slot, devices []types.BaseVir
 			return permanent(fmt.Sprintf("the import lease has no address for disk %d at %s", i, slots[i]), "")
 		}
 	}
-	l.askSHA1(ctx)
 	return nil
 }
 

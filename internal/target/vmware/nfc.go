@@ -105,7 +105,11 @@ func (n *nfcSession) create(ctx context.Context, spec *types.VirtualMachineConfi
 	if err != nil {
 		return err
 	}
-	return n.lease.match(ctx, n.hw.slots, now.Hardware.Device)
+	if err := n.lease.match(n.hw.slots, now.Hardware.Device); err != nil {
+		return err
+	}
+	n.lease.askSHA1(ctx)
+	return nil
 }
 
 // watch keeps the lease alive for as long as the session is. When the lease is

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/view"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -331,19 +332,25 @@ func (v *vcsim) landed(t testing.TB, o *target.Order, i int) []byte {
 		}
 		return targettest.Decode(t, b, "vmdk")
 	}
-	store, name, _ := strings.Cut(strings.TrimPrefix(file, "["), "] ")
+	return v.flat(t, disks[i])
+}
+
+// flat is what a descriptor on a datastore describes.
+func (v *vcsim) flat(t testing.TB, d *types.VirtualDisk) []byte {
+	t.Helper()
+	store, name, _ := strings.Cut(strings.TrimPrefix(fileOf(d), "["), "] ")
 	dir := v.stores(t)[store]
-	// qemu-img knows descriptors of one flat file as createType monolithicFlat.
 	desc, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Contains(desc, []byte(`VMFS "`+strings.TrimSuffix(path.Base(name), ".vmdk")+`-flat.vmdk"`)) {
-		t.Fatalf("the descriptor does not name the flat file:\n%s", desc)
-	}
 	b, err := os.ReadFile(filepath.Join(dir, strings.TrimSuffix(name, ".vmdk")+"-flat.vmdk"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	extent := fmt.Sprintf("\nRW %d VMFS \"%s-flat.vmdk\"\n", len(b)/512, strings.TrimSuffix(path.Base(name), ".vmdk"))
+	if !bytes.Contains(desc, []byte(extent)) {
+		t.Fatalf("the descriptor does not describe the flat file by %q:\n%s", extent, desc)
 	}
 	return b
 }
@@ -453,13 +460,9 @@ func (v *vcsim) foreign(t testing.TB, name string) types.ManagedObjectReference 
 		t.Fatal(err)
 	}
 	dc := tr.kind(kindsDatacenter)[0]
-	var made mo.Folder
-	if err := c.RetrieveOne(ctx, dc.one("vmFolder"), []string{"name"}, &made); err != nil {
-		t.Fatal(err)
-	}
-	task, err := objectFolder(c, dc.one("vmFolder")).CreateVM(ctx, types.VirtualMachineConfigSpec{
+	task, err := object.NewFolder(c.Client, dc.one("vmFolder")).CreateVM(ctx, types.VirtualMachineConfigSpec{
 		Name: escapeName(name), GuestId: "otherGuest64", Files: &types.VirtualMachineFileInfo{VmPathName: "[LocalDS_1]"},
-	}, objectPool(c, tr.kind(kindsCompute)[0].one("resourcePool")), nil)
+	}, object.NewResourcePool(c.Client, tr.kind(kindsCompute)[0].one("resourcePool")), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

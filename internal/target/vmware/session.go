@@ -186,7 +186,7 @@ func (c *conn) isOurs(ctx context.Context, ref types.ManagedObjectReference, job
 	case err != nil:
 		return false, fmt.Errorf("cannot look at the machine %s: %w", ref.Value, translate(err))
 	}
-	return mark == job, nil
+	return mark != "" && mark == job, nil
 }
 
 // replace makes way for a new machine: it undoes the recorded one.

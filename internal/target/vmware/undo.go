@@ -99,7 +99,7 @@ func mayDestroy(m *mo.VirtualMachine, r target.Resource) error {
 			}
 		}
 	}
-	if mark != r.Job {
+	if mark == "" || mark != r.Job {
 		return permanent(fmt.Sprintf("the machine does not bear the mark of job %s in %s", r.Job, jobKey),
 			"it is left alone: if it is a leftover, remove it by hand")
 	}

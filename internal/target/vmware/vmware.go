@@ -203,9 +203,10 @@ func (t *vmware) Begin(ctx context.Context, o *target.Order, rec target.Recorder
 		_ = c.close(ctx)
 		return nil, err
 	}
-	t.mu.Lock()
-	t.open[s] = true
-	t.mu.Unlock()
+	if !t.track(s) {
+		_ = c.close(ctx)
+		return nil, errors.New("cannot begin: the target is closed")
+	}
 	var out target.Session
 	if path == pathNFC {
 		out, err = beginNFC(ctx, s, recorded)
@@ -218,6 +219,16 @@ func (t *vmware) Begin(ctx context.Context, o *target.Order, rec target.Recorder
 		return nil, fmt.Errorf("cannot begin restoring %q: %w", o.Machine.Name, err)
 	}
 	return out, nil
+}
+
+// track notes an open restore, unless the target is closed.
+func (t *vmware) track(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.open[s] = true
+	}
+	return !t.closed
 }
 
 // checkOrder checks what can be checked without asking and returns the way the

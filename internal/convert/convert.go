@@ -116,14 +116,18 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // Discard removes a broken conversion's file and journal; it touches nothing
 // when there is no journal.
 func Discard(dest string) error {
-	if _, err := os.Stat(JournalPath(dest)); err != nil {
+	_, err := os.Stat(JournalPath(dest))
+	if err == nil {
+		err = errors.Join(ignoreMissing(os.Remove(dest)), os.Remove(JournalPath(dest)))
+	}
+	return ignoreMissing(err)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	err := os.Remove(dest)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, os.Remove(JournalPath(dest)))
+	return err
 }
 
 // JournalPath is where the journal of a conversion stands.

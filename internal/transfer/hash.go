@@ -17,13 +17,26 @@ type hasher struct {
 	open   bool
 	leaves [digest.BlockSize / digest.LeafSize]digest.Sum
 	have   uint32 // bit i: leaves[i] is set
+	part   []byte // the beginning of a leaf that comes in pieces
 }
 
-// leaf takes one leaf at an offset of the disk, appends the block before it to
-// blocks when that is finished, and tells whether the leaf is zeros.
+// leaf takes one leaf at an offset of the disk, or the next piece of one,
+// appends the block before it to blocks when that is finished, and tells whether
+// p is zeros.
 func (h *hasher) leaf(off int64, p []byte, blocks *[]journal.Block) (zero bool) {
 	if h.off {
 		return digest.IsZero(p)
+	}
+	end := off + int64(len(p))
+	if whole := end%digest.LeafSize == 0 || end == h.size; !whole || off%digest.LeafSize != 0 {
+		zero = digest.IsZero(p)
+		h.part = append(h.part, p...)
+		if !whole {
+			return zero
+		}
+		h.leaf(off/digest.LeafSize*digest.LeafSize, h.part, blocks)
+		h.part = h.part[:0]
+		return zero
 	}
 	if b := off / digest.BlockSize; !h.open || b != h.block {
 		*blocks = h.end(*blocks)

@@ -85,7 +85,8 @@ func (s *memory) Append(ctx context.Context, p []byte) error {
 func (s *memory) Patch(ctx context.Context, p []byte) error { return s.WriteRange(ctx, 0, p) }
 
 func formats() []image.Format {
-	return []image.Format{{Name: "raw"}, {Name: "vpc", Subformat: "fixed"}, {Name: "vpc", Subformat: "dynamic"}, {Name: "vhdx"}, {Name: "qcow2"}, {Name: "vmdk", Subformat: "monolithicSparse"}}
+	return []image.Format{{Name: "raw"}, {Name: "vpc", Subformat: "fixed"}, {Name: "vpc", Subformat: "dynamic"}, {Name: "vhdx"}, {Name: "qcow2"}, {Name: "vmdk", Subformat: "monolithicSparse"},
+		{Name: "vmdk", Subformat: "streamOptimized", Compression: "stored"}}
 }
 
 func newFile(t *testing.T, src image.Source, f image.Format) *image.File {

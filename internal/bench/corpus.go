@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -43,11 +44,17 @@ func gather(from, to string, want int64) error {
 	errEnough := errors.New("enough")
 	var have int64
 	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
+		if err != nil {
+			return fs.SkipDir // not ours to read
+		}
+		if !d.Type().IsRegular() {
 			return nil
 		}
 		st, err := d.Info()
-		if err != nil || st.Size() > want/8 {
+		if err != nil {
+			return err
+		}
+		if st.Size() > want/8 {
 			return nil
 		}
 		rel, _ := filepath.Rel(from, p)
@@ -56,11 +63,7 @@ func gather(from, to string, want int64) error {
 			return err
 		}
 		if err := os.Link(p, dst); err != nil {
-			b, err := os.ReadFile(p)
-			if err != nil {
-				return nil
-			}
-			if err := os.WriteFile(dst, b, 0o644); err != nil {
+			if err := copyFile(p, dst); err != nil { // another file system
 				return err
 			}
 		}
@@ -76,6 +79,20 @@ func gather(from, to string, want int64) error {
 		return fmt.Errorf("%s holds only %d MiB: give another folder with -files or less with -data", from, have>>20)
 	}
 	return err
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // variants are the sources that are made of the corpus when first asked for.

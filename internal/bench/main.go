@@ -25,9 +25,9 @@ func main() {
 	flag.StringVar(&only, "only", "convert,compressed,sources,read,send,sparse", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	err := func() error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer stop()
 		switch *mode {
 		case "sink":
 			return sink(ctx)

@@ -52,8 +52,7 @@ type app struct {
 	configPath string
 	stateDir   string
 	quiet      bool
-	json       bool // JSON lines or a JSON document instead of text
-	noColor    bool
+	json       bool    // JSON lines or a JSON document instead of text
 	cfg        *config // once loaded
 }
 

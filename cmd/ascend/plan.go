@@ -71,9 +71,7 @@ func printPlan(w io.Writer, p *plan.Plan) {
 	fmt.Fprintf(w, "restore %s (%s) to %s (%s)\n\n", clean(p.Backup.VM), clean(p.Backup.ID), p.Target.Name, p.Target.Platform)
 	m := p.Machine
 	rows := [][]string{{"machine", clean(m.Name)}}
-	for _, r := range machineRows(m) {
-		rows = append(rows, r)
-	}
+	rows = append(rows, machineRows(m)...)
 	for i, d := range p.Disks {
 		size := "size known at the end"
 		if d.FileSize >= 0 {

@@ -235,7 +235,7 @@ func (r *run) transfer(ctx context.Context, s target.Session, i int) (*DiskRecei
 		return nil, err
 	}
 	defer u.Abort()
-	jn, err := r.journal(u, i, src.Map)
+	jn, err := r.journal(i, src.Map)
 	if err != nil {
 		return nil, err
 	}
@@ -282,13 +282,12 @@ func (r *run) seed(i int) [32]byte {
 }
 
 // journal continues the disk's journal, or begins one when there is none or the
-// target holds nothing of the disk any more.
-func (r *run) journal(u target.Upload, i int, m *disk.Map) (*journal.Journal, error) {
+// target cannot go on with an upload.
+func (r *run) journal(i int, m *disk.Map) (*journal.Journal, error) {
 	pd := r.j.Plan.Disks[i]
 	key := fmt.Sprintf("%s disk %d as %s", r.j.ID, i, pd.Delivery.Format)
 	path := r.j.path(fmt.Sprintf("disk-%d.journal", i))
-	f, ok := target.As[interface{ Fresh() bool }](u)
-	if pd.Delivery.Resumable && !(ok && f.Fresh()) {
+	if pd.Delivery.Resumable {
 		jn, err := journal.Load(path, key)
 		if !errors.Is(err, journal.ErrNone) {
 			return jn, err

@@ -96,7 +96,7 @@ func (a *app) settings(name string) (target.Settings, error) {
 			return target.Settings{}, usageError{errors.New("local: needs a folder, as in local:/restored")}
 		}
 		abs, err := filepath.Abs(dir)
-		return target.Settings{Name: name, Platform: vm.Local, Values: map[string]string{"dir": abs}}, err
+		return target.Settings{Name: "local:" + abs, Platform: vm.Local, Values: map[string]string{"dir": abs}}, err
 	}
 	c, err := a.config()
 	if err != nil {

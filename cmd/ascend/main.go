@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ascend/internal/qemu"
+	"ascend/internal/target"
 )
 
 func main() {
@@ -123,7 +124,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, new(refusedError)):
 		return exitRefused
-	case errors.As(err, new(mismatchError)):
+	case errors.As(err, new(mismatchError)), errors.Is(err, target.ErrDigest):
 		return exitMismatch
 	case errors.Is(err, context.Canceled):
 		return exitCanceled

@@ -55,10 +55,11 @@ func (r *requestFlags) register(c *cobra.Command, a *app) {
 	complete(c, "firmware", string(vm.BIOS), string(vm.UEFI))
 }
 
-// key names the request: the same one resumes an unfinished job.
-func (r *requestFlags) key(b backup.Backup, dir string) string {
+// key names the request to the target named to: the same one resumes an
+// unfinished job.
+func (r *requestFlags) key(b backup.Backup, dir, to string) string {
 	h := sha256.New()
-	_ = json.NewEncoder(h).Encode([]any{dir, b.ID, r.to, r.name, r.memory, r.firmware, r.machine, r.format, r.path, r.cpus,
+	_ = json.NewEncoder(h).Encode([]any{dir, b.ID, to, r.name, r.memory, r.firmware, r.machine, r.format, r.path, r.cpus,
 		r.options, r.networks, r.places, r.storage, r.set, r.compress, r.powerOn})
 	return fmt.Sprintf("%x", h.Sum(nil))
 }

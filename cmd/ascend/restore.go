@@ -104,7 +104,7 @@ func (a *app) restore(c *cobra.Command, r *restoreFlags, args []string) error {
 
 // job resumes the unfinished job of the same request, or plans a new one.
 func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *chosen, t target.Target, s target.Settings) (*restore.Job, error) {
-	key := r.key(ch.b, ch.name)
+	key := r.key(ch.b, ch.name, s.Name)
 	if !r.fresh {
 		j, err := st.Unfinished(key)
 		if err == nil {

@@ -17,6 +17,7 @@ import (
 	"ascend/internal/disk"
 	"ascend/internal/disk/open"
 	"ascend/internal/image"
+	"ascend/internal/target"
 	"ascend/internal/transfer"
 	"ascend/internal/transfer/digest"
 	"ascend/internal/transfer/journal"
@@ -308,7 +309,7 @@ func (c *conversion) verify(ctx context.Context, res *Result) error {
 		return err
 	}
 	if img.Size() == res.Virtual && sum != res.Digest {
-		return fmt.Errorf("the file that was written reads as %v and the source as %v", sum, res.Digest)
+		return fmt.Errorf("%w: the file that was written reads as %v and the source as %v", target.ErrDigest, sum, res.Digest)
 	}
 	res.Verified = img.Size() == res.Virtual
 	return nil

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -74,10 +75,20 @@ var (
 	ErrUntrusted = errors.New("the receipt is signed by a key that is not trusted")
 )
 
+// canonical goes through JSON twice: what a reader decodes, as of a file name
+// that is no UTF-8, must give the same bytes.
 func (r *Receipt) canonical() ([]byte, error) {
 	c := *r
 	c.Sign = nil
-	return json.Marshal(&c)
+	b, err := json.Marshal(&c)
+	if err != nil {
+		return nil, err
+	}
+	var read Receipt
+	if err := json.Unmarshal(b, &read); err != nil {
+		return nil, err
+	}
+	return json.Marshal(&read)
 }
 
 // SignWith signs the receipt.
@@ -106,7 +117,10 @@ func ReadReceipt(path string, trusted ed25519.PublicKey) (*Receipt, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return nil, fmt.Errorf("cannot read receipt: %w", err)
+		return nil, fmt.Errorf("cannot read receipt: %w: %w", ErrSignature, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("cannot read receipt: %w: something follows it", ErrSignature)
 	}
 	if r.Sign == nil || r.Sign.Algorithm != "ed25519" {
 		return &r, fmt.Errorf("%w: it carries none", ErrSignature)

@@ -53,11 +53,11 @@ type Event struct {
 // Steps are the names of a plan's steps in order; those of the disks come once
 // for each disk.
 func Steps(p *plan.Plan) []string {
-	s := []string{"open", "prepare", "transfer", "create"}
+	s := []string{"open", "prepare", "transfer", "create", "verify"}
 	if p.PowerOn {
 		s = append(s, "power on")
 	}
-	return append(s, "verify", "receipt")
+	return append(s, "receipt")
 }
 
 // Fingerprint identifies the files of opened images by their names, lengths and
@@ -422,7 +422,15 @@ func (j *Job) Undo(ctx context.Context, t target.Target) error {
 	if err != nil {
 		return err
 	}
-	all, _ := rec.Recorded(ctx)
+	// What is half undone is not gone on with: a new Run sends everything again.
+	j.remove("disk-*.journal")
+	if err := j.update(func(r *Record) { r.Landed, r.VM = map[int]*DiskReceipt{}, nil }); err != nil {
+		return err
+	}
+	all, err := rec.Recorded(ctx)
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, res := range slices.Backward(all) {
 		if res.Gone {
@@ -440,11 +448,14 @@ func (j *Job) Undo(ctx context.Context, t target.Target) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	for _, pattern := range []string{"disk-*.journal", "disk-*.map"} {
-		names, _ := filepath.Glob(j.path(pattern))
-		for _, n := range names {
-			_ = os.Remove(n)
-		}
-	}
+	j.remove("disk-*.map")
 	return j.update(func(r *Record) { r.Status = Undone })
+}
+
+// remove removes the job's files of a pattern.
+func (j *Job) remove(pattern string) {
+	names, _ := filepath.Glob(j.path(pattern))
+	for _, n := range names {
+		_ = os.Remove(n)
+	}
 }

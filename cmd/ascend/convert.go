@@ -80,7 +80,7 @@ func (a *app) convert(c *cobra.Command, o convert.Options, force, keep bool) err
 	default:
 		return usageError{fmt.Errorf("--zero-scan is auto, always or never, not %q", o.ZeroScan)}
 	}
-	p := a.startProgress(force)
+	p := a.startProgress(force, true)
 	o.Observe = func(phase string, m *transfer.Meter) { p.add(phase, m) }
 	res, err := convert.Run(c.Context(), o)
 	p.done()
@@ -93,7 +93,11 @@ func (a *app) convert(c *cobra.Command, o convert.Options, force, keep bool) err
 		return err
 	}
 	if a.json {
-		return printJSON(c, res)
+		a.event(struct {
+			Event string `json:"event"`
+			*convert.Result
+		}{"completed", res})
+		return nil
 	}
 	if !o.NoDigest {
 		a.note("%s  %s of data, %s file, %s", res.Digest, vm.FormatSize(res.Data), vm.FormatSize(res.Bytes), res.Format)

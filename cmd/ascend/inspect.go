@@ -40,7 +40,7 @@ Nothing is written and nothing outside the image's folder (or --root) is read.`,
 				Map    []disk.Extent `json:"map,omitempty"`
 			}{Info: info}
 			if withDigest {
-				p := a.startProgress(false)
+				p := a.startProgress(false, false)
 				meter := transfer.NewMeter()
 				p.add("reading", meter)
 				sum, err := transfer.Scan(c.Context(), image.Source{Disk: img, Map: m}, transfer.Options{Meter: meter})

@@ -87,7 +87,28 @@ Start here:
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.backupsCommand(), a.inspectCommand(), a.convertCommand(), a.planCommand(), a.restoreCommand(),
 		a.jobsCommand(), a.undoCommand(), a.targetCommand(), a.verifyCommand(), a.rulesCommand(), a.versionCommand(), exitCodesTopic())
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return usage(c.ValidateRequiredFlags()) }
+	usageOfArgs(root)
 	return root
+}
+
+// usage makes an error one of the command line.
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
+
+// usageOfArgs makes wrong arguments of a command and those below it mistakes in
+// the command line.
+func usageOfArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error { return usage(check(c, args)) }
+	}
+	for _, sub := range c.Commands() {
+		usageOfArgs(sub)
+	}
 }
 
 func exitCodesTopic() *cobra.Command {

@@ -18,7 +18,7 @@ import (
 // every ten seconds elsewhere, or nothing. Safe for concurrent use.
 type progress struct {
 	a     *app
-	force bool
+	lines bool
 	mu    sync.Mutex
 	bars  *mpb.Progress
 	open  []*shown
@@ -34,9 +34,10 @@ type shown struct {
 	said  time.Time
 }
 
-// startProgress begins to show; force draws bars although stderr is no terminal.
-func (a *app) startProgress(force bool) *progress {
-	p := &progress{a: a, force: force, stop: make(chan struct{})}
+// startProgress begins to show; force draws bars although stderr is no terminal,
+// lines writes JSON lines when JSON is wanted: not before a JSON document.
+func (a *app) startProgress(force, lines bool) *progress {
+	p := &progress{a: a, lines: lines, stop: make(chan struct{})}
 	if !a.quiet && !a.json && (force || interactive()) {
 		p.bars = mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(40), mpb.WithAutoRefresh())
 	}
@@ -105,7 +106,7 @@ func (p *progress) update(last bool) {
 			s.bar.SetCurrent(min(s.read.Done, total))
 		case p.a.quiet:
 		case p.a.json:
-			if s.read.Done != before.Done && (last || time.Since(s.said) >= time.Second) {
+			if p.lines && s.read.Done != before.Done && (last || time.Since(s.said) >= time.Second) {
 				s.said = time.Now()
 				p.line(s)
 			}

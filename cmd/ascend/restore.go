@@ -150,7 +150,7 @@ func consent(p *plan.Plan, accepted bool) error {
 }
 
 func (a *app) runJob(c *cobra.Command, r *restoreFlags, j *restore.Job, t target.Target, o restore.Options) error {
-	bars := a.startProgress(r.progress)
+	bars := a.startProgress(r.progress, true)
 	o.Observe = func(e restore.Event) { a.observe(bars, j, e) }
 	begin := time.Now()
 	rc, err := j.Run(c.Context(), t, o)

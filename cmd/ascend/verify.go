@@ -39,7 +39,7 @@ be checked is said. The exit code is 4 when something does not match.`,
 				}
 				return err
 			}
-			v := &verification{a: a, rc: rc, bars: a.startProgress(false)}
+			v := &verification{a: a, rc: rc, bars: a.startProgress(false, false)}
 			v.say("signature", true, "ed25519 "+rc.Sign.Key)
 			if !signatureOnly {
 				if repo == "" {
@@ -103,7 +103,7 @@ func (v *verification) unchecked(what, why string) {
 
 // backup reads the backup again.
 func (v *verification) backup(ctx context.Context, dir string) {
-	r, b, err := findBackup(ctx, dir, v.rc.Backup.ID)
+	r, b, err := v.findBackup(ctx, dir)
 	if err != nil {
 		v.unchecked("backup", err.Error())
 		return
@@ -119,17 +119,36 @@ func (v *verification) backup(ctx context.Context, dir string) {
 	}
 }
 
-// findBackup looks in a repository, or for bare images in their folder.
-func findBackup(ctx context.Context, dir, id string) (*backup.Repository, backup.Backup, error) {
+// findBackup looks in a repository, or for the image files that were named.
+func (v *verification) findBackup(ctx context.Context, dir string) (*backup.Repository, backup.Backup, error) {
 	r, err := backup.Open(dir)
 	if err != nil {
 		return nil, backup.Backup{}, err
 	}
-	b, err := r.Find(ctx, id)
-	if err != nil {
-		r.Close()
+	b, err := r.Find(ctx, v.rc.Backup.ID)
+	if err == nil {
+		return r, b, nil
 	}
-	return r, b, err
+	r.Close()
+	var files []string
+	format := ""
+	for i, d := range v.rc.Disks {
+		if len(d.Chain) == 0 {
+			return nil, b, err
+		}
+		if i == 0 {
+			format = d.Chain[0].Format
+		}
+		if d.Chain[0].Format != format {
+			format = ""
+		}
+		files = append(files, filepath.Join(dir, d.Chain[0].Path))
+	}
+	r, b, ferr := backup.FromFilesAs(ctx, files, format)
+	if ferr != nil {
+		return nil, b, errors.Join(err, ferr)
+	}
+	return r, b, nil
 }
 
 // target reads what landed.

@@ -1,7 +1,7 @@
 package plan
 
 import (
-	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +21,9 @@ func (d blank) ReadAt(p []byte, _ int64) (int, error) {
 	clear(p)
 	return len(p), nil
 }
+func (d blank) Extents(_ context.Context, off, n int64, yield func(disk.Extent) error) error {
+	return yield(disk.Extent{Off: off, Len: min(n, int64(d)-off)})
+}
 func (d blank) Unchanged() error { return nil }
 func (d blank) Close() error     { return nil }
 func (d blank) Info() disk.Info  { return disk.Info{Format: "raw", Size: int64(d)} }
@@ -33,7 +36,7 @@ func source(size int64) Source {
 		m.Add(0, n)
 	}
 	m.Seal()
-	return Source{Image: img{blank(size)}, Info: disk.Info{Format: "raw", Size: size, Allocated: n}, Map: m}
+	return Source{Image: blank(size), Info: disk.Info{Format: "raw", Size: size, Allocated: n}, Map: m}
 }
 
 // request is one that no rule finds anything in.
@@ -98,9 +101,9 @@ func TestRules(t *testing.T) {
 		{"disk-padded", Information, func(r *Request) { r.Caps.Deliveries[0].Align = 16 << 20 }, func(r *Request) { r.Caps.Deliveries[0].Align = 4 << 20 }, "from 8388608 to 16777216"},
 		{"cpu-limit", Critical, func(r *Request) { r.Machine.CPU.Sockets = 5 }, func(r *Request) { r.Machine.CPU = vm.CPU{Sockets: 2, CoresPerSocket: 2} }, "5 processors"},
 		{"memory-limit", Critical, func(r *Request) { r.Machine.Memory = 4*vm.GiB + 1 }, func(r *Request) { r.Machine.Memory = 4 * vm.GiB }, "4.00 GiB"},
-		{"cpu-unknown", Warning, func(r *Request) { r.Machine.CPU = vm.CPU{} }, func(r *Request) { r.Machine.CPU = vm.CPU{Sockets: 1} }, "processors"},
-		{"memory-unknown", Warning, func(r *Request) { r.Machine.Memory = 0 }, func(r *Request) { r.Machine.Memory = 1 }, "memory"},
-		{"firmware-unknown", Warning, func(r *Request) { r.Machine.Firmware = "" }, func(r *Request) { r.Machine.Firmware = vm.UEFI }, "BIOS or UEFI"},
+		{"cpu-unknown", Information, func(r *Request) { r.Machine.CPU = vm.CPU{} }, func(r *Request) { r.Machine.CPU = vm.CPU{Sockets: 1} }, "processors"},
+		{"memory-unknown", Information, func(r *Request) { r.Machine.Memory = 0 }, func(r *Request) { r.Machine.Memory = 1 }, "memory"},
+		{"firmware-unknown", Information, func(r *Request) { r.Machine.Firmware = "" }, func(r *Request) { r.Machine.Firmware = vm.UEFI }, "BIOS or UEFI; it will by bios"},
 		{"firmware-unsupported", Critical, func(r *Request) { r.Caps.Firmware = []vm.Firmware{vm.UEFI} }, func(r *Request) { r.Caps.Firmware = nil }, "by bios"},
 		{"arch-unsupported", Critical, func(r *Request) { r.Machine.Guest.Arch = vm.ARM64 }, func(r *Request) { r.Machine.Guest.Arch = "" }, "arm64"},
 		{"uefi-nvram", Information, func(r *Request) { r.Machine.Firmware, r.Target.Platform = vm.UEFI, vm.VMware }, func(r *Request) { r.Machine.Firmware = vm.UEFI }, "start empty"},
@@ -154,7 +157,7 @@ func TestEveryRuleIsTested(t *testing.T) {
 func TestFaultless(t *testing.T) {
 	r := request()
 	p, err := Make(*r)
-	if err != nil || len(p.Findings) > 0 || len(p.Changes) > 0 || p.Stopped() {
+	if err != nil || len(p.Findings) > 0 || len(p.Changes) != 1 || p.Changes[0].To != "prod" || p.Stopped() {
 		t.Fatalf("%v %+v", err, p)
 	}
 	if p.Estimate != (Estimate{Allocated: 2 << 20, Virtual: 12 << 20}) || p.Disks[1].Index != 3 || p.Disks[0].FileSize != 8<<20 {
@@ -175,7 +178,7 @@ func TestTranslate(t *testing.T) {
 	r.Machine.NICs[0].Model = vm.ENA
 	r.Machine.Disks = nil
 	r.Sources = nil
-	for i := range 18 { // one SATA disk stays, where it is in the first one's way
+	for i := range 18 { // the disk on SATA stays, although others come before it
 		d := vm.Disk{Index: i, Size: 1 << 20, Controller: vm.BusVirtioBlk}
 		if i == 5 {
 			d.Controller = vm.BusSATA
@@ -242,5 +245,3 @@ func TestDeliver(t *testing.T) {
 		t.Error("disks without a source were planned")
 	}
 }
-
-var _ = bytes.Equal

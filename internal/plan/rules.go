@@ -108,19 +108,19 @@ var rules = []rule{
 			say("the machine has %s of memory and the target takes %s", vm.FormatSize(p.Machine.Memory), vm.FormatSize(r.Caps.MaxMemory))
 		}
 	}},
-	{"cpu-unknown", Warning, "set --cpus", func(_ *Plan, r Request, say say) {
+	{"cpu-unknown", Information, "set --cpus", func(_ *Plan, r Request, say say) {
 		if r.Machine.CPU.Total() == 0 {
 			say("the backup does not say how many processors the machine had")
 		}
 	}},
-	{"memory-unknown", Warning, "set --memory", func(_ *Plan, r Request, say say) {
+	{"memory-unknown", Information, "set --memory", func(_ *Plan, r Request, say say) {
 		if r.Machine.Memory == 0 {
 			say("the backup does not say how much memory the machine had")
 		}
 	}},
-	{"firmware-unknown", Warning, "set --firmware bios or uefi: the wrong one does not start", func(_ *Plan, r Request, say say) {
+	{"firmware-unknown", Information, "set --firmware bios or uefi if the machine does not start", func(p *Plan, r Request, say say) {
 		if r.Machine.Firmware == "" {
-			say("the backup does not say whether the machine started by BIOS or UEFI")
+			say("the backup does not say whether the machine started by BIOS or UEFI; it will by %s", p.Machine.Firmware)
 		}
 	}},
 	{"firmware-unsupported", Critical, "choose another target", func(p *Plan, r Request, say say) {

@@ -34,6 +34,11 @@ func (p *Plan) translate(r Request) {
 		set("memory", "not known", vm.FormatSize(vm.GiB), "the backup does not say; set it with --memory")
 		m.Memory = vm.GiB
 	}
+	if b := m.BootDisk(); m.Firmware == "" && b >= 0 {
+		if f := firmwareOf(r.Sources[b].Image); f != "" && set("firmware", "not known", string(f), "as the boot disk's partition table has it") {
+			m.Firmware = f
+		}
+	}
 	if m.Firmware == "" && len(r.Caps.Firmware) > 0 {
 		set("firmware", "not known", string(r.Caps.Firmware[0]), "the backup does not say; set it with --firmware")
 		m.Firmware = r.Caps.Firmware[0]
@@ -81,10 +86,16 @@ func (p *Plan) controllers(r Request, set func(field, from, to, reason string) b
 	slot := func(d *vm.Disk) string {
 		return string(d.Controller) + "/" + strconv.Itoa(d.ControllerNumber) + "/" + strconv.Itoa(d.Unit)
 	}
+	kept := make([]bool, len(m.Disks))
 	for i := range m.Disks {
 		d := &m.Disks[i]
 		if d.Controller != "" && slices.Contains(r.Caps.Controllers, d.Controller) && !used[slot(d)] {
-			used[slot(d)] = true
+			used[slot(d)], kept[i] = true, true
+		}
+	}
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		if kept[i] {
 			continue
 		}
 		to := r.Caps.Controllers[0]

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,15 +31,12 @@ type storeSession struct {
 // storeFile is one disk's pair of files: NAME.vmdk, the descriptor, and
 // NAME-flat.vmdk, the bytes.
 type storeFile struct {
-	store  *node
-	folder string // without the datastore
-	name   string
+	dc, store *node
+	base      string // the path of both, without datastore and suffix
 }
 
 // path is a datastore path, as the API writes it.
-func (f storeFile) path(suffix string) string {
-	return "[" + f.store.raw + "] " + f.folder + "/" + f.name + suffix
-}
+func (f storeFile) path(suffix string) string { return "[" + f.store.raw + "] " + f.base + suffix }
 
 const (
 	suffixFlat       = "-flat.vmdk"
@@ -49,7 +47,7 @@ func beginStore(ctx context.Context, s *session, recorded []target.Resource) (*s
 	d := &storeSession{session: s}
 	for i, store := range s.place.datastores {
 		d.files = append(d.files, storeFile{
-			store: store, folder: folderName(s.order.Machine.Name, s.order.Job), name: fmt.Sprintf("disk-%d", i),
+			dc: s.place.dc, store: store, base: fmt.Sprintf("%s/disk-%d", d.folder(), i),
 		})
 	}
 	if r := recordedVM(recorded); r != nil {
@@ -83,6 +81,9 @@ func beginStore(ctx context.Context, s *session, recorded []target.Resource) (*s
 	})
 	return d, nil
 }
+
+// folder is the name of the job's folder on every datastore.
+func (d *storeSession) folder() string { return folderName(d.order.Machine.Name, d.order.Job) }
 
 // find looks for the machine that is recorded: one whose creation succeeded has
 // all its disks, even if nobody lived to record it.
@@ -124,7 +125,7 @@ func (d *storeSession) restoreUploads(ctx context.Context, recorded []target.Res
 		if !done {
 			continue
 		}
-		size, err := d.c.sizeOf(ctx, d.place.dc, f)
+		size, err := d.c.sizeOf(ctx, f)
 		if err != nil {
 			return err
 		}
@@ -150,7 +151,7 @@ func (d *storeSession) makeFolders(ctx context.Context) error {
 			return permanent(fmt.Sprintf("datastore %s is a %s datastore, which takes no flat files", store.name, s.Type), "choose the delivery nfc")
 		}
 		r := target.Resource{
-			Job: d.order.Job, Kind: kindFolder, Name: "[" + store.raw + "] " + d.files[0].folder,
+			Job: d.order.Job, Kind: kindFolder, Name: "[" + store.raw + "] " + d.folder(),
 			Data: map[string]string{dataDatacenter: d.place.dc.ref.Value, dataDatastore: store.ref.Value},
 		}
 		if err := d.rec.Record(ctx, r); err != nil {
@@ -171,10 +172,10 @@ func (d *storeSession) makeFolders(ctx context.Context) error {
 
 // address is where a file of a datastore is read and written (vSphere Web
 // Services SDK Programming Guide, "Datastore Access by HTTP": /folder).
-func (c *conn) address(dc *node, f storeFile, suffix string) *url.URL {
+func (c *conn) address(f storeFile, suffix string) *url.URL {
 	return &url.URL{
-		Scheme: "https", Host: c.cfg.sdk.Host, Path: "/folder/" + f.folder + "/" + f.name + suffix,
-		RawQuery: url.Values{"dcPath": {dc.path}, "dsName": {f.store.raw}}.Encode(),
+		Scheme: "https", Host: c.cfg.sdk.Host, Path: "/folder/" + f.base + suffix,
+		RawQuery: url.Values{"dcPath": {f.dc.path}, "dsName": {f.store.raw}}.Encode(),
 	}
 }
 
@@ -190,7 +191,7 @@ func (d *storeSession) Upload(ctx context.Context, i int) (target.Upload, error)
 		}
 	}
 	return d.open(ctx, i, func() *stream {
-		return d.newStream(i, d.c.http, http.MethodPut, d.c.address(d.place.dc, d.files[i], suffixFlat), "application/octet-stream",
+		return d.newStream(i, d.c.http, http.MethodPut, d.c.address(d.files[i], suffixFlat), "application/octet-stream",
 			func(ctx context.Context, _ target.Sum) (*target.Landed, error) { return d.land(ctx, i) })
 	})
 }
@@ -220,15 +221,15 @@ func (d *storeSession) recordFile(ctx context.Context, i int, done bool) error {
 // land checks the file's length and writes the descriptor beside it.
 func (d *storeSession) land(ctx context.Context, i int) (*target.Landed, error) {
 	f, want := d.files[i], d.order.Disks[i].FileSize
-	size, err := d.c.sizeOf(ctx, d.place.dc, f)
+	size, err := d.c.sizeOf(ctx, f)
 	if err != nil {
 		return nil, err
 	}
 	if size != want {
 		return nil, fmt.Errorf("%w: the file has %d bytes, sent %d", target.ErrDigest, size, want)
 	}
-	text := descriptor(f.name+suffixFlat, want, d.hw.slots[i].kind.bus)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, d.c.address(d.place.dc, f, suffixDescriptor).String(), strings.NewReader(text))
+	text := descriptor(path.Base(f.base)+suffixFlat, want, d.hw.slots[i].kind.bus)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, d.c.address(f, suffixDescriptor).String(), strings.NewReader(text))
 	if err != nil {
 		return nil, errors.New("the address of the descriptor is not valid")
 	}
@@ -243,8 +244,8 @@ func (d *storeSession) land(ctx context.Context, i int) (*target.Landed, error) 
 }
 
 // sizeOf is the length of a flat file; -1 when it is not there.
-func (c *conn) sizeOf(ctx context.Context, dc *node, f storeFile) (int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.address(dc, f, suffixFlat).String(), nil)
+func (c *conn) sizeOf(ctx context.Context, f storeFile) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.address(f, suffixFlat).String(), nil)
 	if err != nil {
 		return 0, errors.New("the address of the file is not valid")
 	}
@@ -335,7 +336,7 @@ func (d *storeSession) create(ctx context.Context) error {
 		}
 		disks = append(disks, f.path(suffixDescriptor))
 	}
-	vmx := fmt.Sprintf("[%s] %s/%s.vmx", d.place.home.raw, d.files[0].folder, safeFileName(d.order.Machine.Name))
+	vmx := fmt.Sprintf("[%s] %s/%s.vmx", d.place.home.raw, d.folder(), safeFileName(d.order.Machine.Name))
 	spec, err := d.hw.spec(d.place, vmx, disks)
 	if err != nil {
 		return err

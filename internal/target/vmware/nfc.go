@@ -173,7 +173,9 @@ func (n *nfcSession) land(ctx context.Context, i int, sum target.Sum) (*target.L
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return &target.Landed{Object: n.lease.disks[i].key, Bytes: n.streams[i].sent.Load(), Verdict: verdict}, nil
+	// Lease keys differ between servers; machine and slot find the disk later.
+	where := fmt.Sprintf("/%s/%s", n.ref.Value, n.hw.slots[i])
+	return &target.Landed{Object: where, Bytes: n.streams[i].sent.Load(), Verdict: verdict}, nil
 }
 
 // Finish completes the lease, after which the machine is a machine, and

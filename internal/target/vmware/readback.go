@@ -8,7 +8,13 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"ascend/internal/disk"
 	"ascend/internal/image"
@@ -19,28 +25,21 @@ func (d *storeSession) ReadBack(ctx context.Context, i int) (disk.Disk, error) {
 	if i < 0 || i >= len(d.files) || !d.has(i) {
 		return nil, fmt.Errorf("cannot read back disk %d: %w", i, permanent("it has not been completed", ""))
 	}
-	f, want := d.files[i], d.order.Disks[i].FileSize
-	size, err := d.c.sizeOf(ctx, d.place.dc, f)
+	r, err := d.c.read(ctx, d.life, d.files[i])
+	if err == nil && r.size != d.order.Disks[i].FileSize {
+		err = fmt.Errorf("the file has %d bytes instead of %d", r.size, d.order.Disks[i].FileSize)
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot read back disk %d: %w", i, err)
 	}
-	if size != want {
-		return nil, fmt.Errorf("cannot read back disk %d: the file has %d bytes instead of %d", i, size, want)
-	}
-	return &remoteDisk{
-		client: d.c.http, address: d.c.address(d.place.dc, f, suffixFlat),
-		name: f.path(suffixFlat), size: size, stall: d.t.cfg.stall, life: d.life,
-	}, nil
+	return r, nil
 }
 
-// ReadLanded opens the flat file beside a descriptor that a receipt names. A
-// disk that was imported has no such name: the platform's verdict stands for it.
-func (t *vmware) ReadLanded(ctx context.Context, object string, f image.Format) (disk.Disk, error) {
-	fail := func(err error) (disk.Disk, error) { return nil, fmt.Errorf("cannot read %s: %w", object, err) }
-	m := landedPath.FindStringSubmatch(object)
-	if m == nil || f.Name != "raw" {
-		return fail(permanent("an imported disk cannot be read back", "the receipt's verdict is the platform's own"))
-	}
+// ReadLanded opens the flat file of a disk that a receipt names: by its file's
+// path, or, of one that was imported, by its machine and slot there. Machines
+// that run hold their files locked, and one that has run has other bytes.
+func (t *vmware) ReadLanded(ctx context.Context, name string, _ image.Format) (disk.Disk, error) {
+	fail := func(err error) (disk.Disk, error) { return nil, fmt.Errorf("cannot read %s: %w", name, err) }
 	c, err := t.connect(ctx)
 	if err != nil {
 		return fail(err)
@@ -49,11 +48,79 @@ func (t *vmware) ReadLanded(ctx context.Context, object string, f image.Format) 
 	if err != nil {
 		return fail(err)
 	}
+	var (
+		file  string
+		store *types.ManagedObjectReference
+		size  int64 // -1: whatever the file has
+	)
+	if m := landedSlot.FindStringSubmatch(name); m != nil {
+		file, store, size, err = c.backing(ctx, m)
+		if err != nil {
+			return fail(err)
+		}
+	} else if file, size = name, -1; !landedPath.MatchString(name) {
+		return fail(permanent("this connector made no such disk", ""))
+	}
+	f, err := t.locateFile(tr, file, store)
+	if err != nil {
+		return fail(err)
+	}
+	r, err := c.read(ctx, context.Background(), f)
+	if err == nil && size >= 0 && r.size != size {
+		err = permanent(fmt.Sprintf("its file has %d bytes and the disk %d", r.size, size), "this storage keeps no plain files")
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return r, nil
+}
+
+var (
+	// landedPath is the Object of a disk that was uploaded to a datastore.
+	landedPath = regexp.MustCompile(`^\[[^\]]+\] [^/.][^/]*/disk-\d+\.vmdk$`)
+	// landedSlot is the Object of a disk that was imported: machine and slot.
+	landedSlot = regexp.MustCompile(`^/([A-Za-z0-9-]+)/([A-Za-z]+)(\d+):(\d+)$`)
+)
+
+// backing is the descriptor, the datastore and the size of the disk in a machine's slot,
+// which m, a match of landedSlot, names.
+func (c *conn) backing(ctx context.Context, m []string) (file string, store *types.ManagedObjectReference, size int64, err error) {
+	number, err1 := strconv.ParseInt(m[3], 10, 32)
+	unit, err2 := strconv.ParseInt(m[4], 10, 32)
+	if err1 != nil || err2 != nil {
+		return "", nil, 0, permanent("this connector made no such disk", "")
+	}
+	var x mo.VirtualMachine
+	err = c.get(ctx, types.ManagedObjectReference{Type: kindsVM[0], Value: m[1]}, &x, "config.hardware.device")
+	if err != nil {
+		return "", nil, 0, translate(err)
+	}
+	if x.Config == nil {
+		return "", nil, 0, errors.New("the platform does not tell the machine's configuration")
+	}
+	d := slotsOf(x.Config.Hardware.Device)[slotKey{m[2], int32(number), int32(unit)}]
+	if d == nil {
+		return "", nil, 0, permanent("the machine has no such disk", "")
+	}
+	b, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+	if !ok || b.Parent != nil {
+		return "", nil, 0, permanent("the disk is no plain file: it has snapshots or lies on storage without files", "")
+	}
+	return b.FileName, b.Datastore, d.CapacityInBytes, nil
+}
+
+// locateFile finds the datastore and datacenter of a file, by reference when
+// that is known, else by the datastore's name.
+func (t *vmware) locateFile(tr *tree, file string, ref *types.ManagedObjectReference) (storeFile, error) {
+	var p object.DatastorePath
+	if !p.FromString(file) || !strings.HasSuffix(p.Path, suffixDescriptor) {
+		return storeFile{}, permanent("its file has no name that can be read", "")
+	}
 	dcs := tr.kind(kindsDatacenter)
 	if want := t.cfg.datacenter; want != "" {
 		dc, err := choose("datacenter", want, t.cfg.sdk.Host, dcs)
 		if err != nil {
-			return fail(err)
+			return storeFile{}, err
 		}
 		dcs = []*node{dc}
 	}
@@ -61,31 +128,29 @@ func (t *vmware) ReadLanded(ctx context.Context, object string, f image.Format) 
 	at := map[*node]*node{}
 	for _, dc := range dcs {
 		for _, n := range tr.under(tr.kind(kindsDatastore), dc.one("datastoreFolder")) {
-			if n.raw == m[1] {
+			if ref != nil && n.ref == *ref || ref == nil && n.raw == p.Datastore {
 				stores, at[n] = append(stores, n), dc
 			}
 		}
 	}
-	store, err := only("datastore named "+m[1], t.cfg.sdk.Host, stores)
+	store, err := only("datastore named "+p.Datastore, t.cfg.sdk.Host, stores)
 	if err != nil {
-		return fail(err)
+		return storeFile{}, err
 	}
-	file := storeFile{store: store, folder: m[2], name: m[3]}
-	size, err := c.sizeOf(ctx, at[store], file)
-	switch {
-	case err != nil:
-		return fail(err)
-	case size < 0:
-		return fail(permanent("it is no longer there", ""))
-	}
-	return &remoteDisk{
-		client: c.http, address: c.address(at[store], file, suffixFlat),
-		name: file.path(suffixFlat), size: size, stall: t.cfg.stall, life: context.Background(),
-	}, nil
+	return storeFile{dc: at[store], store: store, base: strings.TrimSuffix(p.Path, suffixDescriptor)}, nil
 }
 
-// landedPath reads the Object of a disk that was uploaded to a datastore.
-var landedPath = regexp.MustCompile(`^\[([^\]]+)\] ([^/]+)/(disk-\d+)\.vmdk$`)
+// read opens a flat file that is there. It can be read while life lasts.
+func (c *conn) read(ctx, life context.Context, f storeFile) (*remoteDisk, error) {
+	size, err := c.sizeOf(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if size < 0 {
+		return nil, permanent("it is not there, or not any more", "")
+	}
+	return &remoteDisk{client: c.http, address: c.address(f, suffixFlat), name: f.path(suffixFlat), size: size, stall: c.cfg.stall, life: life}, nil
+}
 
 // remoteDisk is a flat file on a datastore, read by ranges.
 type remoteDisk struct {

@@ -18,6 +18,7 @@ import (
 
 	"ascend/internal/secret"
 	"ascend/internal/target"
+	"ascend/internal/target/vmware/vcsimtest"
 	"ascend/internal/vm"
 )
 
@@ -118,11 +119,21 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func TestTrust(t *testing.T) {
-	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
+func leafCertificate(t testing.TB) *x509.Certificate {
+	t.Helper()
+	cert, err := vcsimtest.Certificate()
 	if err != nil {
 		t.Fatal(err)
 	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
+}
+
+func TestTrust(t *testing.T) {
+	leaf := leafCertificate(t)
 	s256, s1 := sha256.Sum256(leaf.Raw), sha1.Sum(leaf.Raw)
 	known := x509.NewCertPool()
 	known.AddCert(leaf)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -282,17 +281,5 @@ func TestValidate(t *testing.T) {
 	v.Model.Map().Put(&noPrivilege{mo.AuthorizationManager{Self: *v.Client(t).ServiceContent.AuthorizationManager}})
 	if c := find(run(), "privileges"); c.OK || !strings.Contains(c.Detail, "VirtualMachine.Inventory.Delete") || strings.Contains(c.Detail, "Network.Assign") || c.Hint == "" {
 		t.Errorf("privileges: %+v", c)
-	}
-}
-
-// destroy deletes a machine as a user would.
-func (v vcsim) destroy(t testing.TB, ref types.ManagedObjectReference) {
-	t.Helper()
-	task, err := object.NewVirtualMachine(v.Client(t).Client, ref).Destroy(context.Background())
-	if err == nil {
-		err = task.Wait(context.Background())
-	}
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -5,6 +5,7 @@ package vcsimtest
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -164,8 +165,34 @@ func (v *VCenter) serveSDK(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	if bytes.Contains(body, []byte("SearchDatastore_Task")) {
+		v.settle()
+	}
 	r.Body = io.NopCloser(strings.NewReader(Disguise(string(body))))
 	v.Model.Service.ServeSDK(revealer{w}, r)
+}
+
+// settle waits until no files are being deleted. The simulator destroys a
+// machine before its files are gone, and its datastore browser dies of a file
+// that goes while it looks.
+func (v *VCenter) settle() {
+	for range 500 {
+		busy := false
+		for _, ref := range v.Model.Map().AllReference("Task") {
+			task, ok := ref.(*simulator.Task)
+			if !ok {
+				continue
+			}
+			v.Model.Map().WithLock(new(simulator.Context), task, func() {
+				over := task.Info.State == types.TaskInfoStateSuccess || task.Info.State == types.TaskInfoStateError
+				busy = busy || !over && task.Info.DescriptionId == "FileManager.deleteDatastoreFile"
+			})
+		}
+		if !busy {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // revealer undoes Disguise in an answer, which the simulator writes at once.
@@ -253,7 +280,7 @@ func inflate(vmdk []byte, use func(file string)) error {
 	if err := os.WriteFile(src, vmdk, 0o600); err != nil {
 		return err
 	}
-	out, err := exec.Command("qemu-img", "convert", "-f", "vmdk", "-O", "raw", src, dst).CombinedOutput()
+	out, err := exec.CommandContext(context.Background(), "qemu-img", "convert", "-f", "vmdk", "-O", "raw", src, dst).CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
 		return errors.New("qemu-img is needed: apt-get install qemu-utils")
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -141,7 +143,10 @@ func scatter(from, to string, size, data int64) error {
 	buf := make([]byte, 1<<20)
 	pieces := data >> 20
 	for i, at := int64(0), int64(0); i < pieces; at += 1 << 20 {
-		if _, err := in.ReadAt(buf, at); err != nil {
+		if _, err := in.ReadAt(buf, at); errors.Is(err, io.EOF) { // from the start again
+			at = -1 << 20
+			continue
+		} else if err != nil {
 			return err
 		}
 		if buf[0] == 0 && buf[len(buf)/2] == 0 && buf[len(buf)-1] == 0 {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"golang.org/x/time/rate"
 
@@ -258,7 +259,13 @@ func (c *conversion) write(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("cannot write %s: %w", c.o.Dest, err)
 	}
 	sink := &file{f: f}
-	to := transfer.Options{Workers: c.o.Workers, Limit: c.o.Limit, NoDigest: c.o.NoDigest, Meter: c.observe("converting"), MaxRange: writeSize}
+	workers := c.o.Workers
+	if workers == 0 && !c.o.Format.Ordered() {
+		// Writes to one file wait for each other: one worker more than there are
+		// processors keeps them busy, more only wait.
+		workers = runtime.GOMAXPROCS(0) + 1
+	}
+	to := transfer.Options{Workers: workers, Limit: c.o.Limit, NoDigest: c.o.NoDigest, Meter: c.observe("converting"), MaxRange: writeSize}
 	var tr *transfer.Result
 	if c.o.Format.Ordered() {
 		tr, err = c.writeStream(ctx, src, sink, to)

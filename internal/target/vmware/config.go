@@ -83,7 +83,7 @@ func newConfig(s target.Settings) (*config, error) {
 	if c.password.Empty() {
 		return nil, bad("password", "is missing")
 	}
-	t := newTrust()
+	t := newTrust(c.sdk.Host)
 	if file := s.Values["ca_file"]; file != "" {
 		pem, err := os.ReadFile(file)
 		if err != nil {

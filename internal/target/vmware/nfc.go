@@ -224,7 +224,7 @@ func (n *nfcSession) deliver(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("cannot verify disk %d: %w", i, err)
 			}
-			u.landed.Verdict = verdict
+			u.setVerdict(verdict)
 		}
 		n.delivering.Store(true)
 		if err := n.lease.complete(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -143,6 +144,39 @@ func TestPlacement(t *testing.T) {
 		}
 	}
 	v.Unchanged(t, before)
+}
+
+// TestHostChosen picks a host that can do it, and not always the same.
+func TestHostChosen(t *testing.T) {
+	m := vcsimtest.Bare()
+	m.ClusterHost = 4
+	v := newVcsim(t, m)
+	hosts := v.Model.Map().AllReference("HostSystem")
+	slices.SortFunc(hosts, func(a, b mo.Reference) int {
+		return strings.Compare(a.(*simulator.HostSystem).Name, b.(*simulator.HostSystem).Name)
+	})
+	hosts[0].(*simulator.HostSystem).Runtime.InMaintenanceMode = true
+	hosts[1].(*simulator.HostSystem).Datastore = hosts[1].(*simulator.HostSystem).Datastore[1:]
+	tgt := v.open(t)
+	defer tgt.Close()
+	used := map[string]bool{}
+	for i := range 8 {
+		c := load(t, fmt.Sprintf("spread %d", i), pathNFC, 512)
+		c.nic("VM Network", vm.NIC{})
+		c.restore(t, tgt, new(targettest.MemRecorder))
+		used[v.Machine(t, c.Machine.Name).Runtime.Host.Value] = true
+	}
+	for i, h := range hosts {
+		if used[h.Reference().Value] != (i > 1) {
+			t.Errorf("host %d used: %v", i, !(i > 1))
+		}
+	}
+	c := load(t, "nowhere", pathNFC, 512)
+	hosts[2].(*simulator.HostSystem).Runtime.ConnectionState = types.HostSystemConnectionStateDisconnected
+	hosts[3].(*simulator.HostSystem).Runtime.InMaintenanceMode = true
+	if _, err := tgt.Begin(context.Background(), c.Order, new(targettest.MemRecorder)); !target.IsPermanent(err) || !strings.Contains(err.Error(), "no host") {
+		t.Errorf("no host can: %v", err)
+	}
 }
 
 // TestInventory lists places by the names that Placement takes.

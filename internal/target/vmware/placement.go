@@ -3,6 +3,7 @@ package vmware
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 
@@ -17,12 +18,13 @@ import (
 type place struct {
 	dc         *node
 	compute    *node
-	host       *node // nil: the platform chooses
+	host       *node // nil: the platform chooses, because it shows none
 	pool       types.ManagedObjectReference
 	folder     *node
 	home       *node   // datastore of the machine's own files
 	datastores []*node // parallel to the disks
 	networks   []types.BaseVirtualDeviceBackingInfo
+	wires      []*node                      // the networks themselves
 	browser    types.ManagedObjectReference // the compute resource's environment browser
 }
 
@@ -111,7 +113,37 @@ func (c *conn) locate(ctx context.Context, t *tree, o *target.Order) (*place, er
 	if err := c.findNetworks(ctx, t, p, o); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, p.chooseHost(t, o.Job)
+}
+
+// chooseHost names a host where the order does not: a cluster without DRS wants
+// one (Folder.CreateVM_Task, parameter host), and disks are sent to it. Jobs
+// spread over the hosts that reach everything; DRS may move the machine later.
+func (p *place) chooseHost(t *tree, job string) error {
+	if p.host != nil {
+		return nil
+	}
+	hosts := t.under(t.kind(kindsHost), p.compute.ref)
+	if len(hosts) == 0 {
+		return nil
+	}
+	able := slices.DeleteFunc(slices.Clone(hosts), func(h *node) bool {
+		lacks := func(prop string) func(*node) bool {
+			have := h.refs(prop)
+			return func(n *node) bool { return !slices.Contains(have, n.ref) }
+		}
+		return h.props["runtime.connectionState"] != types.HostSystemConnectionStateConnected ||
+			h.props["runtime.inMaintenanceMode"] == true ||
+			lacks("datastore")(p.home) || slices.ContainsFunc(p.datastores, lacks("datastore")) || slices.ContainsFunc(p.wires, lacks("network"))
+	})
+	if len(able) == 0 {
+		return permanent(fmt.Sprintf("no host of %s is connected, not in maintenance and reaches every chosen datastore and network", p.compute.name),
+			"choose other datastores or networks, or one of the hosts: "+enumerate(hosts, false))
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(job))
+	p.host = able[int(h.Sum32()%uint32(len(able)))] //nolint:gosec // a few hosts
+	return nil
 }
 
 // findCompute finds the host or cluster and the resource pool.
@@ -275,7 +307,7 @@ func (c *conn) findNetworks(ctx context.Context, t *tree, p *place, o *target.Or
 		if err != nil {
 			return fmt.Errorf("cannot connect network adapter %d to %s: %w", i, n.name, translate(err))
 		}
-		p.networks = append(p.networks, b)
+		p.networks, p.wires = append(p.networks, b), append(p.wires, n)
 	}
 	return nil
 }

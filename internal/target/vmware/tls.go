@@ -19,6 +19,7 @@ import (
 // trust decides which server certificates are accepted. It is shared by every
 // connection of a target: the API, and the hosts that an import lease names.
 type trust struct {
+	server   string         // host:port of the API
 	roots    *x509.CertPool // nil: the system's
 	insecure bool
 
@@ -27,8 +28,8 @@ type trust struct {
 	vouch map[string][]byte // host:port → a certificate the trusted vCenter names
 }
 
-func newTrust() *trust {
-	return &trust{pins: map[string][]byte{}, vouch: map[string][]byte{}}
+func newTrust(server string) *trust {
+	return &trust{server: server, pins: map[string][]byte{}, vouch: map[string][]byte{}}
 }
 
 // pin makes sum the only certificate accepted from addr.
@@ -57,6 +58,7 @@ type certificateError struct {
 	reason string
 	sha256 string
 	pinned bool
+	server bool // it is the API's own, not that of a host that a lease names
 }
 
 func (e *certificateError) Error() string {
@@ -66,6 +68,9 @@ func (e *certificateError) Error() string {
 func (e *certificateError) hint() string {
 	if e.pinned {
 		return "if the certificate was replaced on purpose, set thumbprint=" + e.sha256
+	}
+	if !e.server {
+		return "set ca_file to the certificate authority that signs the hosts' certificates, for instance vCenter's own"
 	}
 	return "set ca_file to the certificate authority that signed it, or, after comparing it with the server's own, thumbprint=" + e.sha256
 }
@@ -83,7 +88,7 @@ func (t *trust) verify(addr string, certs []*x509.Certificate) error {
 	t.mu.Lock()
 	pin, vouch := t.pins[addr], t.vouch[addr]
 	t.mu.Unlock()
-	fail := &certificateError{addr: addr, sha256: formatThumbprint(s256[:])}
+	fail := &certificateError{addr: addr, server: addr == t.server, sha256: formatThumbprint(s256[:])}
 	if pin != nil {
 		if is(pin) {
 			return nil

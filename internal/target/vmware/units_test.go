@@ -159,7 +159,7 @@ func TestTrust(t *testing.T) {
 		{"a pin beats a voucher", false, func(t *trust) { t.pin(addr, s256[1:]); t.vouched(addr, formatThumbprint(s1[:])) }, addr},
 		{"nonsense voucher", false, func(t *trust) { t.vouched(addr, "") }, addr},
 	} {
-		tr := newTrust()
+		tr := newTrust(addr)
 		c.set(tr)
 		err := tr.verify(c.addr, []*x509.Certificate{leaf})
 		if (err == nil) != c.ok {
@@ -169,7 +169,7 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%s: the error is not permanent or has no hint: %v", c.name, translate(err))
 		}
 	}
-	if err := newTrust().verify(addr, nil); err == nil {
+	if err := newTrust(addr).verify(addr, nil); err == nil {
 		t.Error("no certificate is accepted")
 	}
 }
@@ -387,7 +387,7 @@ func TestLeaseMatch(t *testing.T) {
 		{"foreign slot", []string{"/vm-7/VirtualIDEController0:0"}, ""},
 		{"nonsense", []string{"what", "/vm-7/disk:99999999999999999999", ""}, ""},
 	} {
-		l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:443"}, trust: newTrust()}}}
+		l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:443"}, trust: newTrust("")}}}
 		for i, k := range c.keys {
 			d := types.HttpNfcLeaseDeviceUrl{Key: k, Url: fmt.Sprintf("https://esx.example/nfc/%d", i)}
 			if strings.HasSuffix(k, "nvram") {
@@ -406,7 +406,7 @@ func TestLeaseMatch(t *testing.T) {
 			t.Errorf("%s: %s, %v", c.name, s, err)
 		}
 	}
-	l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:8443"}, trust: newTrust()}}}
+	l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:8443"}, trust: newTrust("")}}}
 	for in, want := range map[string]string{
 		"https://*/nfc/52/disk-0.vmdk": "https://vc.example:8443/nfc/52/disk-0.vmdk",
 		"https://esx.example/nfc/1":    "https://esx.example:443/nfc/1",

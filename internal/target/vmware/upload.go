@@ -238,6 +238,17 @@ func (s *stream) Abort() error {
 	return nil
 }
 
+// setVerdict notes what a later look at the platform's digests said.
+func (s *stream) setVerdict(verdict string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if verdict != "" {
+		l := *s.landed
+		l.Verdict = verdict
+		s.landed = &l
+	}
+}
+
 func (s *stream) complete() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

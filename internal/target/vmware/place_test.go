@@ -168,7 +168,7 @@ func TestHostChosen(t *testing.T) {
 	}
 	for i, h := range hosts {
 		if used[h.Reference().Value] != (i > 1) {
-			t.Errorf("host %d used: %v", i, !(i > 1))
+			t.Errorf("host %d used: %v", i, i <= 1)
 		}
 	}
 	c := load(t, "nowhere", pathNFC, 512)

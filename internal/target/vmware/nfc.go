@@ -29,7 +29,7 @@ type nfcSession struct {
 	lease *lease // nil when an earlier session completed it
 
 	delivering atomic.Bool // the lease is being completed: its end is no loss
-	delivered  bool        // and has been
+	delivered  atomic.Bool // and has been
 }
 
 func beginNFC(ctx context.Context, s *session, recorded []target.Resource) (*nfcSession, error) {
@@ -120,6 +120,9 @@ func (n *nfcSession) watch() {
 		every = min(max(n.lease.timeout()/10, time.Second), 30*time.Second)
 	}
 	n.keepAlive(every, func(ctx context.Context) bool {
+		if n.delivered.Load() {
+			return false
+		}
 		err := n.lease.beat(ctx, n.percent())
 		if err == nil || ctx.Err() != nil || n.delivering.Load() {
 			return true
@@ -213,7 +216,7 @@ func (n *nfcSession) deliver(ctx context.Context) error {
 			return permanent(fmt.Sprintf("disk %d has not been completed", i), "")
 		}
 	}
-	if !n.delivered {
+	if !n.delivered.Load() {
 		for i, u := range streams {
 			verdict, err := n.lease.verify(ctx, i, u.sum)
 			if errors.Is(err, errMissing) {
@@ -231,7 +234,7 @@ func (n *nfcSession) deliver(ctx context.Context) error {
 			n.delivering.Store(false)
 			return err
 		}
-		n.delivered = true
+		n.delivered.Store(true)
 	}
 	return n.uploaded(ctx, func(r *target.Resource) {
 		for i, u := range streams {
@@ -267,7 +270,7 @@ func (n *nfcSession) restoreUploads() error {
 // the half-made machine, and signs out.
 func (n *nfcSession) Close(ctx context.Context) error {
 	n.end(errClosed)
-	if n.lease != nil && !n.delivered {
+	if n.lease != nil && !n.delivered.Load() {
 		n.lease.abort(ctx)
 	}
 	return n.signOut(ctx)

@@ -360,7 +360,7 @@ func (a *API) findBackup(ctx context.Context, ref plan.BackupRef) (string, error
 	}
 	for _, r := range repos {
 		if r.Value.Path == filepath.Clean(ref.Repository) || r.ID == ref.Repository {
-			b, err := a.Store.Backup(ctx, BackupID(r.ID, ref.ID))
+			b, err := a.Store.FindBackup(ctx, r.ID, ref.ID)
 			if err == nil || !errors.Is(err, records.ErrNotFound) {
 				return b.ID, err
 			}

@@ -110,6 +110,7 @@ var known = []struct {
 }{
 	{records.ErrNotFound, 404, "not-found", "list what is there; it may have been removed"},
 	{records.ErrConflict, 409, "conflict", "read it again and repeat the change; or choose another name"},
+	{records.ErrCursor, 422, "bad-cursor", "begin the list anew, without a cursor"},
 	{jobs.ErrNotFound, 404, "no-job", "see " + Prefix + "/jobs"},
 	{jobs.ErrState, 409, "wrong-state", "look at the job's status"},
 	{jobs.ErrNoReceipt, 404, "no-receipt", "a job has a receipt once it is completed"},

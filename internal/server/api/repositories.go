@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,8 +15,6 @@ import (
 	"ascend/internal/server/auth"
 	"ascend/internal/server/records"
 )
-
-const namePattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 // Repository is a folder of backups on the server.
 type Repository struct {
@@ -190,15 +186,9 @@ func readBackups(ctx context.Context, id, path string) ([]records.Backup, error)
 	}
 	rows := make([]records.Backup, 0, len(list))
 	for _, b := range list {
-		rows = append(rows, records.Backup{ID: BackupID(id, b.ID), Repository: id, Backup: b})
+		rows = append(rows, records.Backup{Repository: id, Backup: b})
 	}
 	return rows, nil
-}
-
-// BackupID names a backup among those of all repositories.
-func BackupID(repository, id string) string {
-	sum := sha256.Sum256([]byte(repository + "\x00" + id))
-	return "b" + hex.EncodeToString(sum[:12])
 }
 
 func (a *API) repositoryOf(d records.Doc[StoredRepository]) Repository {
@@ -254,10 +244,10 @@ func (a *API) repositories() {
 		})
 	add(a, op{method: "DELETE", path: "/repositories/{id}", id: "delete-repository", summary: "Forget a folder of backups; its files stay", tag: "backups", role: auth.Admin, status: 204, errors: []int{404}},
 		func(ctx context.Context, in *ID) (*struct{}, error) {
-			if err := t.Delete(ctx, in.ID, records.AnyRev); err != nil {
+			if err := a.Store.ReplaceBackups(ctx, in.ID, nil); err != nil {
 				return nil, err
 			}
-			if err := a.Store.ReplaceBackups(ctx, in.ID, nil); err != nil && !errors.Is(err, records.ErrNotFound) {
+			if err := t.Delete(ctx, in.ID, records.AnyRev); err != nil {
 				return nil, err
 			}
 			return nil, a.audit(ctx, "repository.delete", in.ID)

@@ -21,6 +21,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: the record has changed since it was read, or is there already.
 	ErrConflict = errors.New("changed in the meantime")
+	// ErrCursor: a cursor that no list gave.
+	ErrCursor = errors.New("not a cursor of this list")
 )
 
 // AnyRev, as the revision that a Put or Delete expects, takes whatever is there.
@@ -58,9 +60,10 @@ type Store interface {
 	ExpireRecords(ctx context.Context, now time.Time) error
 
 	// ReplaceBackups makes the list the backups of a repository; those that are
-	// no longer there are removed.
+	// no longer there are removed. The store gives the ids, and keeps them.
 	ReplaceBackups(ctx context.Context, repository string, list []Backup) error
 	Backup(ctx context.Context, id string) (Backup, error)
+	FindBackup(ctx context.Context, repository, id string) (Backup, error)
 	// Backups lists, the newest first. The cursor of the next page is empty at
 	// the end.
 	Backups(ctx context.Context, f BackupFilter) (list []Backup, next string, err error)
@@ -109,7 +112,7 @@ type Entry struct {
 // EntryFilter chooses audit entries; zero fields choose all.
 type EntryFilter struct {
 	Actor  string
-	Action string // or the beginning of one
+	Action string // or, ending in a dot, all of a kind
 	Object string
 	Since  time.Time
 	Until  time.Time

@@ -5,6 +5,8 @@ package memory
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -139,6 +141,7 @@ func (s *Store) ReplaceBackups(_ context.Context, repository string, list []reco
 	}
 	maps.DeleteFunc(s.backups, func(_ string, b records.Backup) bool { return b.Repository == repository })
 	for _, b := range list {
+		b.ID, b.Repository = backupID(repository, b.Backup.ID), repository
 		s.backups[b.ID] = b
 	}
 	return nil
@@ -156,6 +159,16 @@ func (s *Store) Backup(_ context.Context, id string) (records.Backup, error) {
 		return b, fmt.Errorf("backup %q: %w", id, records.ErrNotFound)
 	}
 	return b, nil
+}
+
+func backupID(repository, id string) string {
+	sum := sha256.Sum256([]byte(repository + "\x00" + id))
+	return "b" + hex.EncodeToString(sum[:12])
+}
+
+// FindBackup finds one by its own id in its repository.
+func (s *Store) FindBackup(ctx context.Context, repository, id string) (records.Backup, error) {
+	return s.Backup(ctx, backupID(repository, id))
 }
 
 func place(b records.Backup) string {
@@ -217,7 +230,7 @@ func (s *Store) Entries(_ context.Context, f records.EntryFilter) ([]records.Ent
 	}
 	var out []records.Entry
 	for _, e := range slices.Backward(s.audit) {
-		if f.Actor != "" && e.Actor != f.Actor || !strings.HasPrefix(e.Action, f.Action) || f.Object != "" && e.Object != f.Object ||
+		if f.Actor != "" && e.Actor != f.Actor || f.Action != "" && e.Action != f.Action && !(strings.HasSuffix(f.Action, ".") && strings.HasPrefix(e.Action, f.Action)) || f.Object != "" && e.Object != f.Object ||
 			!f.Since.IsZero() && e.Time.Before(f.Since) || !f.Until.IsZero() && e.Time.After(f.Until) || f.Cursor != "" && e.ID >= f.Cursor {
 			continue
 		}

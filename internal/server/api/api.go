@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"path"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -65,6 +68,7 @@ func New(c Config) *API {
 		replays: records.Table[replay]{Store: c.Store, Kind: "replay"},
 	}
 	cfg := huma.DefaultConfig("Ascend", "1")
+	cfg.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	cfg.Info.Description = "Restores virtual machine backups to any platform. Errors are application/problem+json with a stable code and a hint. Lists are paged: pass next as cursor. " +
 		"POST requests take an Idempotency-Key; GET answers carry an ETag, which If-None-Match and, where a thing is changed, If-Match take."
 	cfg.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
@@ -107,6 +111,20 @@ func New(c Config) *API {
 	})
 	a.handler = a.identify(a.idempotent(etags(a.mux)))
 	return a
+}
+
+// schemaName names a type in the document: those of other packages by their
+// package too, for several have a Disk.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	pkg := path.Base(t.PkgPath())
+	if t.Name() == "" || strings.Contains(t.Name(), "[") || pkg == "api" || pkg == "jobs" || pkg == "." {
+		return name
+	}
+	return strings.ToUpper(pkg[:1]) + pkg[1:] + name
 }
 
 // ServeHTTP answers.

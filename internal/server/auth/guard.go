@@ -32,6 +32,7 @@ type count struct {
 const (
 	accountFree = 5
 	accountMax  = 5 * time.Minute
+	firstWait   = 4 * time.Second
 	addressFree = 20
 	addressMax  = time.Hour
 	countLife   = 24 * time.Hour
@@ -94,7 +95,7 @@ func (g *Guard) count(ctx context.Context, key string, free int, longest time.Du
 		d.Value.Failures++
 		now := g.now().UTC()
 		if over := d.Value.Failures - free; over >= 0 {
-			d.Value.Until = now.Add(min(longest, time.Second<<min(over, 20)))
+			d.Value.Until = now.Add(min(longest, firstWait<<min(over, 16)))
 		}
 		d.Expires = now.Add(countLife)
 		if err := g.counts.Put(ctx, &d); !errors.Is(err, records.ErrConflict) {

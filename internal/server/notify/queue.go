@@ -241,3 +241,26 @@ func (q *Queue) Try(ctx context.Context, s records.Doc[Stored], m *Message) erro
 	}
 	return c.Send(ctx, g, m)
 }
+
+// Rotate seals every channel's secrets with the vault's first key.
+func (q *Queue) Rotate(ctx context.Context) (int, error) {
+	all, err := q.Channels.All(ctx, "")
+	n := 0
+	for _, d := range all {
+		c, stale, err := q.Open(d.ID, d.Value)
+		if err != nil {
+			return n, err
+		}
+		if !stale {
+			continue
+		}
+		if d.Value, err = q.Seal(d.ID, c); err != nil {
+			return n, err
+		}
+		if err := q.Channels.Put(ctx, &d); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, err
+}

@@ -69,12 +69,16 @@ func (s *Store) Turn(ctx context.Context, job string, drive int64, outcome Statu
 }
 
 // Settle stores that a job has come to rest. An empty reason keeps the error
-// that Turn stored; completed jobs have none.
+// that Turn stored; completed jobs have none. A job that goes forward and was
+// asked to be cancelled in the meantime is not settled: ErrCancelled.
 func (s *Store) Settle(ctx context.Context, job string, drive int64, st Status, reason string, rolledBack bool) error {
 	return s.tx(ctx, "store the job's end", func(t *Store) error {
 		j, err := t.lockJob(ctx, job)
 		if err != nil || j.Status == st && j.Drive == drive {
 			return err
+		}
+		if j.Direction == Forward && j.CancelRequested && j.Drive == drive {
+			return ErrCancelled
 		}
 		err = t.setJob(ctx, job, drive, func(q *bun.UpdateQuery) *bun.UpdateQuery {
 			q = q.Set("status = ?", st).Set("completed_at = ?", now()).Set("started_at = COALESCE(started_at, ?)", now()).

@@ -124,6 +124,9 @@ type Begun struct {
 	Number     int  // of this attempt of do or undo, from 1
 	Last       bool // no further attempt is left
 	Finished   bool // the step is completed (or undone) already: nothing to do
+	// Exhausted: no attempt was left; the step is stored as failed, and
+	// Step.ErrorMessage is the last attempt's error.
+	Exhausted bool
 }
 
 // BeginAttempt takes a new fence for a step and stores that it runs. From then
@@ -152,6 +155,7 @@ func (s *Store) BeginAttempt(ctx context.Context, b Begin) (*Begun, error) {
 		if st.AttemptID == b.Attempt {
 			g.Number = st.tries(b.Undo)
 			g.Last = g.Number >= st.MaxAttempts
+			g.Exhausted = st.Status == Failed
 			return nil // begun already, when the answer was lost
 		}
 		var j Job
@@ -169,7 +173,8 @@ func (s *Store) BeginAttempt(ctx context.Context, b Begin) (*Begun, error) {
 		case !b.Undo && j.CancelRequested:
 			return ErrCancelled
 		case st.tries(b.Undo) >= st.MaxAttempts:
-			return fmt.Errorf("%w after %d: %s", ErrExhausted, st.MaxAttempts, st.ErrorMessage)
+			g.Exhausted = true
+			return t.exhausted(ctx, b, st)
 		}
 		st.Fence++
 		st.Attempt++
@@ -198,6 +203,23 @@ func (s *Store) BeginAttempt(ctx context.Context, b Begin) (*Begun, error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+// exhausted stores that a step without attempts has failed, and fences what may
+// still run of the last one.
+func (s *Store) exhausted(ctx context.Context, b Begin, st *Step) error {
+	if st.ErrorMessage == "" {
+		st.ErrorMessage = fmt.Sprintf("the program ended during each of %d attempts", st.MaxAttempts)
+	}
+	st.Fence++
+	st.Epoch, st.AttemptID, st.Status, st.UpdatedAt, st.CompletedAt = b.Epoch, b.Attempt, Failed, now(), now()
+	_, err := s.db.NewUpdate().Model(st).WherePK().
+		Column("fence", "epoch", "attempt_id", "status", "error_message", "updated_at", "completed_at").Exec(ctx)
+	if err != nil {
+		return err
+	}
+	return s.event(ctx, &Event{Job: b.Job, Step: b.Step, Kind: EventStep, Level: LevelError,
+		Message: "step failed, no attempt left: " + st.ErrorMessage, Data: statusData(Failed)})
 }
 
 func verb(undo bool) string {

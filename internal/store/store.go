@@ -46,8 +46,6 @@ var (
 	ErrFenced = errors.New("another worker has taken this step over")
 	// ErrCancelled: the job is to be cancelled.
 	ErrCancelled = errors.New("job cancelled")
-	// ErrExhausted: the step was tried as often as it may be.
-	ErrExhausted = errors.New("no attempt left")
 	// ErrUnavailable: the database did not answer for as long as was waited.
 	ErrUnavailable = errors.New("the database does not answer")
 	// ErrDiskFull: the database cannot write for want of space.

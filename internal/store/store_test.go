@@ -3,6 +3,7 @@ package store_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -128,13 +129,19 @@ func TestAttemptsAndFences(t *testing.T) {
 		if !two.Last {
 			t.Error("not the last")
 		}
-		_, err = begin("5")
-		is(t, err, store.ErrExhausted)
 		must(t, s.EndAttempt(ctx, store.End{Job: j.ID, Step: "a", StepID: two.Step.ID, Fence: two.Step.Fence, Status: store.Completed}))
 		fin, err := begin("6")
 		must(t, err)
 		if !fin.Finished {
 			t.Error("not finished")
+		}
+		k := newJob(t, s, "", "a")
+		for n := range 4 {
+			b, err := s.BeginAttempt(ctx, store.Begin{Job: k.ID, Step: "a", Attempt: fmt.Sprint("k", n)})
+			must(t, err)
+			if b.Exhausted != (n == 3) {
+				t.Errorf("attempt %d: %+v", n, b)
+			}
 		}
 		must(t, s.RequestCancel(ctx, j.ID))
 		evs, err := s.Events(ctx, j.ID, 0, 0)

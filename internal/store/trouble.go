@@ -126,7 +126,7 @@ func (s *Store) words(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, own := range []error{ErrNotFound, ErrConflict, ErrExists, ErrInUse, ErrState, ErrFenced, ErrCancelled, ErrExhausted, ErrUnavailable, ErrDiskFull} {
+	for _, own := range []error{ErrNotFound, ErrConflict, ErrExists, ErrInUse, ErrState, ErrFenced, ErrCancelled, ErrUnavailable, ErrDiskFull} {
 		if errors.Is(err, own) {
 			return err
 		}
@@ -194,4 +194,10 @@ func (sh *shared) setTrouble(err error) {
 		sh.since = time.Time{}
 	}
 	sh.trouble = err
+}
+
+// IsTrouble tells whether an error is the database's state (gone, full) and
+// not the deed's: the same deed may succeed later.
+func IsTrouble(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDiskFull)
 }

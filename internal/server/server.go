@@ -221,11 +221,10 @@ func (s *Server) expire(ctx context.Context) {
 
 // told are the statuses that people are told of, by what.
 var told = map[string]struct{ event, text string }{
-	"completed":   {notify.Completed, "The restore of %s to %s is completed and proven."},
-	"failed":      {notify.Failed, "The restore of %s to %s has failed."},
-	"rolled_back": {notify.Failed, "The restore of %s to %s has failed; what it made is removed."},
-	"cancelled":   {notify.Cancelled, "The restore of %s to %s was cancelled; what it made is removed."},
-	"undone":      {notify.Undone, "The restore of %s to %s is undone."},
+	"completed": {notify.Completed, "The restore of %s to %s is completed and proven."},
+	"failed":    {notify.Failed, "The restore of %s to %s has failed."},
+	"cancelled": {notify.Cancelled, "The restore of %s to %s was cancelled; what it made is removed."},
+	"undone":    {notify.Undone, "The restore of %s to %s is undone."},
 }
 
 // tell tells people of a change of a job's status.
@@ -238,6 +237,9 @@ func (s *Server) tell(ctx context.Context, c feed.Change) error {
 	}
 	if !ok {
 		t.event, t.text = notify.Started, "The restore of %s to %s has started."
+	}
+	if j.Status == "failed" && j.RolledBack {
+		t.text = "The restore of %s to %s has failed; what it made is removed."
 	}
 	return s.queue.Tell(ctx, notify.Message{
 		ID: fmt.Sprintf("%s.%d.%s", j.ID, c.Count, t.event), Event: t.event, Time: time.Now().UTC().Truncate(time.Second), Job: j.ID, Status: j.Status,

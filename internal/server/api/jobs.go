@@ -31,7 +31,7 @@ type JobDetails struct {
 }
 
 func jobsOn(targetID string) jobs.Filter {
-	return jobs.Filter{Target: targetID, Status: jobs.Active(), Limit: 1}
+	return jobs.Filter{Target: targetID, Unfinished: true, Limit: 1}
 }
 
 func (a *API) jobs() {
@@ -40,11 +40,12 @@ func (a *API) jobs() {
 			PageIn
 			Span
 			Status []string `query:"status" maxItems:"20" doc:"any of these"`
+			Active bool     `query:"active" doc:"only those that are not at rest"`
 			Target string   `query:"target" maxLength:"128"`
 			Search string   `query:"q" maxLength:"200" doc:"in the machine's name"`
 			Backup string   `query:"backup" maxLength:"128" doc:"the backup's id in its repository"`
 		}) (*List[jobs.Job], error) {
-			list, next, err := a.Jobs.List(ctx, jobs.Filter{Status: in.Status, Target: in.Target, VM: in.Search, Backup: in.Backup, Since: in.Since, Until: in.Until, Cursor: in.Cursor, Limit: in.Limit})
+			list, next, err := a.Jobs.List(ctx, jobs.Filter{Status: in.Status, Unfinished: in.Active, Target: in.Target, VM: in.Search, Backup: in.Backup, Since: in.Since, Until: in.Until, Cursor: in.Cursor, Limit: in.Limit})
 			return listOf(list, next), err
 		})
 	add(a, op{method: "POST", path: "/jobs", id: "create-job", summary: "Carry out a plan", tag: "jobs", role: auth.Operator, onTarget: true, status: http.StatusCreated, maxBody: 1 << 20, errors: []int{404, 502}},

@@ -109,7 +109,7 @@ func (f *Feed) round(ctx context.Context) error {
 	}
 	active := map[string]jobs.Job{}
 	for cursor := ""; ; {
-		list, next, err := f.svc.List(ctx, jobs.Filter{Status: jobs.Active(), Cursor: cursor, Limit: 200})
+		list, next, err := f.svc.List(ctx, jobs.Filter{Unfinished: true, Cursor: cursor, Limit: 200})
 		if err != nil {
 			return err
 		}

@@ -13,33 +13,31 @@ import (
 )
 
 // Statuses of a job that has come to rest.
-var resting = map[string]bool{"completed": true, "failed": true, "cancelled": true, "rolled_back": true, "undone": true}
-
-// Active lists the statuses of jobs that are not at rest.
-func Active() []string { return []string{"pending", "running", "compensating"} }
+var resting = map[string]bool{"completed": true, "failed": true, "cancelled": true, "undone": true}
 
 // Resting tells whether a status is one that a job stays in by itself.
 func Resting(status string) bool { return resting[status] }
 
 // Job is one restore.
 type Job struct {
-	ID       string         `json:"id"`
-	Status   string         `json:"status" doc:"pending, running and what a running job is at, compensating, completed, failed, rolled_back, cancelled, undone"`
-	Error    string         `json:"error,omitempty" doc:"why it failed, for people"`
-	Hint     string         `json:"hint,omitempty" doc:"what to do about it"`
-	Backup   plan.BackupRef `json:"backup"`
-	Target   plan.TargetRef `json:"target"`
-	Name     string         `json:"name" doc:"of the restored machine"`
-	VM       *target.VM     `json:"vm,omitempty" doc:"the restored machine, once it exists"`
-	Percent  float64        `json:"percent" minimum:"0" maximum:"100" doc:"of the allocated bytes"`
-	Done     int64          `json:"done" doc:"bytes"`
-	Total    int64          `json:"total" doc:"bytes"`
-	Rate     int64          `json:"rate" doc:"bytes a second, smoothed; 0 when nothing moves"`
-	ETA      *time.Time     `json:"eta,omitempty" doc:"when it should be finished"`
-	Keep     bool           `json:"keep_on_failure" doc:"what was made stays when it fails, and it can be retried"`
-	Created  time.Time      `json:"created"`
-	Started  *time.Time     `json:"started,omitempty"`
-	Finished *time.Time     `json:"finished,omitempty"`
+	ID         string         `json:"id"`
+	Status     string         `json:"status" doc:"pending; what a running job is at: running, validating, adapting, converting, uploading, creating, verifying; compensating; and at rest: completed, failed, cancelled, undone"`
+	RolledBack bool           `json:"rolled_back" doc:"nothing of what it made is left"`
+	Error      string         `json:"error,omitempty" doc:"why it failed, for people"`
+	Hint       string         `json:"hint,omitempty" doc:"what to do about it"`
+	Backup     plan.BackupRef `json:"backup"`
+	Target     plan.TargetRef `json:"target"`
+	Name       string         `json:"name" doc:"of the restored machine"`
+	VM         *target.VM     `json:"vm,omitempty" doc:"the restored machine, once it exists"`
+	Percent    float64        `json:"percent" minimum:"0" maximum:"100" doc:"of the allocated bytes"`
+	Done       int64          `json:"done" doc:"bytes"`
+	Total      int64          `json:"total" doc:"bytes"`
+	Rate       int64          `json:"rate" doc:"bytes a second, smoothed; 0 when nothing moves"`
+	ETA        *time.Time     `json:"eta,omitempty" doc:"when it should be finished"`
+	Keep       bool           `json:"keep_on_failure" doc:"what was made stays when it fails, and it can be retried"`
+	Created    time.Time      `json:"created"`
+	Started    *time.Time     `json:"started,omitempty"`
+	Finished   *time.Time     `json:"finished,omitempty"`
 }
 
 // Step is one step of a job; every step is there from the start.
@@ -92,13 +90,15 @@ type Order struct {
 // Filter chooses jobs; zero fields choose all.
 type Filter struct {
 	Status []string
-	Target string
-	VM     string // in the machine's name, whatever the case
-	Backup string // the backup's id in its repository
-	Since  time.Time
-	Until  time.Time
-	Cursor string
-	Limit  int
+	// Unfinished: only those that are not at rest.
+	Unfinished bool
+	Target     string
+	VM         string // in the machine's name, whatever the case
+	Backup     string // the backup's id in its repository
+	Since      time.Time
+	Until      time.Time
+	Cursor     string
+	Limit      int
 }
 
 // Errors of a service.

@@ -87,7 +87,7 @@ func (d *Double) List(_ context.Context, f jobs.Filter) ([]jobs.Job, string, err
 	defer d.mu.Unlock()
 	var out []jobs.Job
 	for _, j := range d.jobs {
-		if len(f.Status) > 0 && !slices.Contains(f.Status, j.Status) || f.Target != "" && f.Target != j.Target.Name || f.Cursor != "" && j.ID >= f.Cursor ||
+		if len(f.Status) > 0 && !slices.Contains(f.Status, j.Status) || f.Unfinished && jobs.Resting(j.Status) || f.Target != "" && f.Target != j.Target.Name || f.Cursor != "" && j.ID >= f.Cursor ||
 			f.VM != "" && !strings.Contains(strings.ToLower(j.Name), strings.ToLower(f.VM)) {
 			continue
 		}

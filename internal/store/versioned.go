@@ -41,7 +41,7 @@ func update[T stamped](ctx context.Context, s *Store, what string, row T, omit .
 	err := s.tx(ctx, what, func(t *Store) error {
 		*st = was
 		st.UpdatedAt = now()
-		q := t.db.NewUpdate().Model(row).WherePK().ExcludeColumn(append(omit, "created_at", "version")...).Set("version = version + 1")
+		q := t.db.NewUpdate().Model(row).WherePK().ExcludeColumn(append(omit, "created_at")...).Value("version", "version + 1")
 		if was.Version > 0 {
 			q = q.Where("version = ?", was.Version)
 		}

@@ -276,8 +276,10 @@ func (p *localPort) step(ctx context.Context, name string, undo bool) (result, e
 	c := call{Job: p.d.job, Step: name, Undo: undo, Drive: p.drive, Epoch: p.drive << 16}
 	begun := false
 	for {
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return result{Step: name, Verdict: why(ctx), Begun: begun}, nil
+		default:
 		}
 		a, err := p.l.attempt(ctx, c)
 		begun = begun || a.Begun

@@ -273,7 +273,7 @@ func (p *localPort) run(names []string) []result {
 
 // step runs attempts of a step until it is done or has failed.
 func (p *localPort) step(ctx context.Context, name string, undo bool) (result, error) {
-	c := call{Job: p.d.job, Step: name, Undo: undo, Drive: p.drive, Epoch: p.drive << 16}
+	c := call{Job: p.d.job, Step: name, Undo: undo, Drive: p.drive, Epoch: epoch(p.drive, 0, 0)}
 	begun := false
 	for {
 		select {

@@ -39,6 +39,13 @@ type call struct {
 	Drive, Epoch int64
 }
 
+// epoch orders attempts: those of a later drive, of a later call within it, and
+// later repetitions of one call are higher, and fence the lower ones even when
+// these begin late.
+func epoch(drive, nth int64, repetition int32) int64 {
+	return drive<<40 | min(nth, 1<<24-1)<<16 | int64(min(repetition, 1<<16-1))
+}
+
 // answer is how an attempt went.
 type answer struct {
 	result

@@ -104,7 +104,7 @@ var (
 	ErrClosed = errors.New("the engine is closed")
 )
 
-// RetryAfter, returned by a handler, asks for another attempt not before a time
+// RetryAfter is returned by a handler to ask for another attempt not before a time
 // (a target's Retry-After, a quota); it does not count as an attempt.
 type RetryAfter struct {
 	After  time.Duration

@@ -273,11 +273,13 @@ func (p *localPort) run(names []string) []result {
 
 // step runs attempts of a step until it is done or has failed.
 func (p *localPort) step(ctx context.Context, name string, undo bool) (result, error) {
-	c := call{Job: p.d.job, Step: name, Undo: undo, Drive: p.drive, Epoch: p.drive << 16}
+	c := call{Job: p.d.job, Step: name, Undo: undo, Drive: p.drive, Epoch: epoch(p.drive, 0, 0)}
 	begun := false
 	for {
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return result{Step: name, Verdict: why(ctx), Begun: begun}, nil
+		default:
 		}
 		a, err := p.l.attempt(ctx, c)
 		begun = begun || a.Begun

@@ -39,7 +39,8 @@ func (s *Store) lockServer(ctx context.Context) (*serverLock, error) {
 		return nil, s.words("connect", err)
 	}
 	name := s.root.dsn.lockName()
-	if err := namedLock(ctx, s.kind, c, name, 0); err != nil {
+	// The session of a server that was killed lives on for a moment.
+	if err := namedLock(ctx, s.kind, c, name, 5); err != nil {
 		c.Close()
 		return nil, err
 	}

@@ -172,6 +172,9 @@ func TestEverythingElseOnce(t *testing.T) {
 			t.Errorf("version %d", got.Version)
 		}
 		is(t, s.UpdateRepository(ctx, &stale), store.ErrConflict)
+		if got, err = s.Repository(ctx, r.ID); err != nil || got.Location != "/c" || got.Version != 2 || got.CreatedAt.IsZero() {
+			t.Errorf("%+v %v", got, err)
+		}
 		b := []*store.Backup{{ExternalID: "x", VMName: hostile, SourcePlatform: vm.VMware, TakenAt: time.Now()}, {ExternalID: "y", VMName: "two"}}
 		must(t, s.PutBackups(ctx, r.ID, b))
 		first := b[0].ID
@@ -184,10 +187,11 @@ func TestEverythingElseOnce(t *testing.T) {
 		tg := &store.Target{Name: "t", Platform: vm.AWS, Settings: json.RawMessage(`{}`)}
 		must(t, s.CreateTarget(ctx, tg))
 		must(t, s.SetTargetSeen(ctx, tg.ID, json.RawMessage(`{"c":1}`), nil, ""))
+		tg.Settings = json.RawMessage(`{"s":2}`)
 		must(t, s.UpdateTarget(ctx, tg))
 		tg, err = s.Target(ctx, "t")
 		must(t, err)
-		if string(tg.Capabilities) != `{"c":1}` || tg.Version != 2 {
+		if string(tg.Capabilities) != `{"c":1}` || tg.Version != 2 || string(tg.Settings) != `{"s":2}` {
 			t.Errorf("%+v", tg)
 		}
 		u := &store.User{Name: "ann", Role: "admin"}

@@ -152,14 +152,17 @@ func (f *Feed) round(ctx context.Context) error {
 
 // one tells what is new of a job.
 func (f *Feed) one(ctx context.Context, j jobs.Job, d records.Doc[watched]) error {
-	steps, err := f.svc.Steps(ctx, j.ID)
-	if err != nil {
-		return err
-	}
-	f.look(j, steps)
 	rest := jobs.Resting(j.Status)
-	if d.Value.Status == j.Status && !rest {
-		return nil
+	var steps []jobs.Step
+	var err error
+	if d.Value.Status != j.Status || !rest {
+		if steps, err = f.svc.Steps(ctx, j.ID); err != nil {
+			return err
+		}
+		f.look(j, steps)
+		if d.Value.Status == j.Status {
+			return nil
+		}
 	}
 	d.ID = j.ID
 	if d.Value.Status != j.Status {

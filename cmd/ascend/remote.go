@@ -607,7 +607,9 @@ func (a *app) remoteCommands(root *cobra.Command) {
 		var o jobs.Options
 		c := &cobra.Command{
 			Use: "apply PLAN", Short: "carry out a plan of the server, or a plan's file, and follow it", Args: cobra.ExactArgs(1),
-			RunE: with(func(c *cobra.Command, args []string, cl *client.Client) error { return a.apply(c, cl, args[0], accept, all, o) }),
+			RunE: with(func(c *cobra.Command, args []string, cl *client.Client) error {
+				return a.apply(c, cl, args[0], accept, all, o)
+			}),
 		}
 		c.Flags().StringArrayVar(&accept, "accept-code", nil, "accept the warning of this `CODE`")
 		c.Flags().BoolVarP(&all, "accept", "y", false, "accept the plan's warnings")

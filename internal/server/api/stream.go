@@ -24,12 +24,13 @@ func answers(contentType, what string) func(*huma.Operation) {
 	}
 }
 
-type streamIn struct {
+// StreamIn says where a stream goes on.
+type StreamIn struct {
 	Last string `header:"Last-Event-ID" maxLength:"20" pattern:"^[0-9]*$" doc:"the id of the last event that was received: those after it are told"`
 	From string `query:"after" maxLength:"20" pattern:"^[0-9]*$" doc:"as Last-Event-ID, for a first connection; absent: only what is new"`
 }
 
-func (s streamIn) after(fallback int64) int64 {
+func (s StreamIn) after(fallback int64) int64 {
 	for _, t := range []string{s.Last, s.From} {
 		if n, err := strconv.ParseInt(t, 10, 64); err == nil {
 			return n
@@ -47,7 +48,7 @@ func (a *API) streams() {
 	}},
 		func(ctx context.Context, in *struct {
 			ID
-			streamIn
+			StreamIn
 		}) (*huma.StreamResponse, error) {
 			d, err := a.job(ctx, in.ID.ID)
 			if err != nil {
@@ -59,7 +60,7 @@ func (a *API) streams() {
 		o.Description = streamDoc
 		answers("text/event-stream", "the events")(o)
 	}},
-		func(ctx context.Context, in *streamIn) (*huma.StreamResponse, error) {
+		func(ctx context.Context, in *StreamIn) (*huma.StreamResponse, error) {
 			last, err := a.Jobs.LastEvent(ctx)
 			if err != nil {
 				return nil, err

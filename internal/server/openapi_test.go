@@ -260,21 +260,26 @@ func TestCompare(t *testing.T) {
 			s := schema(d, "NewPlan")
 			s["required"] = append(list(s, "required"), "wish")
 		},
-		"a request is shorter":    func(d node) { at(schema(d, "NewUser"), "properties", "name")["maxLength"] = 3 },
-		"an enum is narrower":     func(d node) { at(schema(d, "NewUser"), "properties", "role")["enum"] = []string{"admin"} },
-		"a parameter is gone":     func(d node) { delete(at(d, "paths", "/api/v1/backups", "get"), "parameters") },
-		"a parameter is required": func(d node) { list(at(d, "paths", "/api/v1/backups", "get"), "parameters")[0].(node)["required"] = true },
+		"a request is shorter": func(d node) { at(schema(d, "NewUser"), "properties", "name")["maxLength"] = 3 },
+		"an enum is narrower":  func(d node) { at(schema(d, "NewUser"), "properties", "role")["enum"] = []string{"admin"} },
+		"a parameter is gone":  func(d node) { delete(at(d, "paths", "/api/v1/backups", "get"), "parameters") },
+		"a parameter is required": func(d node) {
+			list(at(d, "paths", "/api/v1/backups", "get"), "parameters")[0].(node)["required"] = true
+		},
 	} {
 		if broken := compare(t, []byte(doc), change(f)); len(broken) == 0 {
 			t.Errorf("%s, and nobody noticed", what)
 		}
 	}
 	for what, f := range map[string]func(d node){
-		"a new operation":  func(d node) { at(d, "paths")["/api/v1/new"] = at(d, "paths", "/api/v1/jobs") },
-		"a new field":      func(d node) { at(schema(d, "Job"), "properties")["x"] = node{"type": "string"} },
-		"a wider request":  func(d node) { at(schema(d, "NewUser"), "properties", "name")["maxLength"] = 300 },
-		"other words":      func(d node) { at(d, "paths", "/api/v1/jobs", "get")["summary"] = "x" },
-		"a wider choice":   func(d node) { r := at(schema(d, "NewUser"), "properties", "role"); r["enum"] = append(list(r, "enum"), "x") },
+		"a new operation": func(d node) { at(d, "paths")["/api/v1/new"] = at(d, "paths", "/api/v1/jobs") },
+		"a new field":     func(d node) { at(schema(d, "Job"), "properties")["x"] = node{"type": "string"} },
+		"a wider request": func(d node) { at(schema(d, "NewUser"), "properties", "name")["maxLength"] = 300 },
+		"other words":     func(d node) { at(d, "paths", "/api/v1/jobs", "get")["summary"] = "x" },
+		"a wider choice": func(d node) {
+			r := at(schema(d, "NewUser"), "properties", "role")
+			r["enum"] = append(list(r, "enum"), "x")
+		},
 		"an optional part": func(d node) { at(schema(d, "NewUser"), "properties")["x"] = node{"type": "string"} },
 	} {
 		if broken := compare(t, []byte(doc), change(f)); len(broken) > 0 {

@@ -115,12 +115,12 @@ func (t *Table) Add(s target.Size, linux, windows map[string]Micro) {
 // The price of Windows is what it adds to that of Linux, "x" where it is not
 // offered; one number stands for the same in every region.
 
-// flagNames are NVMe, ENA, premium, TPM, Secure Boot, old, special, burst.
-const flagNames = "neptsoxb"
+// flagNames are NVMe, ENA, premium, TPM, Secure Boot, old, special, burst, shared.
+const flagNames = "neptsoxbh"
 
 func flagsOf(s target.Size) string {
 	var b strings.Builder
-	for i, on := range []bool{s.NVMe, s.ENA, s.Premium, s.TPM, s.SecureBoot, s.Old, s.Special, s.Burst} {
+	for i, on := range []bool{s.NVMe, s.ENA, s.Premium, s.TPM, s.SecureBoot, s.Old, s.Special, s.Burst, s.Shared} {
 		if on {
 			b.WriteByte(flagNames[i])
 		}
@@ -131,6 +131,7 @@ func flagsOf(s target.Size) string {
 func setFlags(s *target.Size, flags string) {
 	has := func(i int) bool { return strings.IndexByte(flags, flagNames[i]) >= 0 }
 	s.NVMe, s.ENA, s.Premium, s.TPM, s.SecureBoot, s.Old, s.Special, s.Burst = has(0), has(1), has(2), has(3), has(4), has(5), has(6), has(7)
+	s.Shared = has(8)
 }
 
 // Write writes the table. The same table gives the same bytes.

@@ -340,6 +340,8 @@ type Size struct {
 	Firmware []vm.Firmware `json:"firmware,omitempty"`
 	MaxDisks int           `json:"max_disks,omitempty"` // boot disk included
 	MaxNICs  int           `json:"max_nics,omitempty"`
+	// Shared: each adapter after the first takes the place of a disk.
+	Shared bool `json:"shared,omitempty"`
 	// NVMe and ENA tell that the guest needs these drivers.
 	NVMe       bool `json:"nvme,omitempty"`
 	ENA        bool `json:"ena,omitempty"`

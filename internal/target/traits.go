@@ -17,6 +17,8 @@ type Traits struct {
 	// Clock is what the machine's hardware clock shows: "utc", or "guest" for
 	// what the guest's kind expects (Windows local time, others UTC).
 	Clock string `json:"clock"`
+	// MemoryStep is what memory is a multiple of, in bytes.
+	MemoryStep int64 `json:"memory_step,omitempty"`
 	// Name is what the platform allows in a machine's name.
 	Name NameRule `json:"name"`
 	// Drivers are what a guest needs to find its disks and networks here.

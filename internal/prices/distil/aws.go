@@ -146,10 +146,9 @@ func awsSize(k awsType) target.Size {
 			s.Firmware = append(s.Firmware, vm.UEFI)
 		}
 	}
-	// Where attachments are shared, every network adapter takes one of them
-	// (EC2 user guide, "Amazon EBS volume limits"); one adapter is counted here,
-	// and the rest with the machine.
-	s.MaxDisks = k.EbsInfo.MaximumEbsAttachments
+	// Where attachments are shared, every network adapter takes one of them; the
+	// first is counted already (EC2 user guide, "Amazon EBS volume limits").
+	s.MaxDisks, s.Shared = k.EbsInfo.MaximumEbsAttachments, k.EbsInfo.AttachmentLimitType == "shared"
 	return s
 }
 

@@ -96,6 +96,9 @@ func azureSize(p azurePriced) (target.Size, bool) {
 	if strings.Contains(p.Generations, "V2") || p.Generations == "" {
 		s.Firmware = append(s.Firmware, vm.UEFI)
 	}
+	if s.Arch[0] == vm.AMD64 && slices.Contains(s.Firmware, vm.BIOS) {
+		s.Arch = append(s.Arch, vm.I386) // 32-bit guests start in generation 1 only
+	}
 	// Trusted launch comes with generation 2, Arm64 and a few families aside
 	// (Azure documentation, "Trusted launch for Azure virtual machines").
 	trusted := slices.Contains(s.Firmware, vm.UEFI) && s.Arch[0] == vm.AMD64 && !strings.HasPrefix(m[1], "M") && !strings.HasPrefix(m[1], "N") && !confidential

@@ -96,7 +96,7 @@ func vmware() target.Capabilities {
 			{Name: "uuid", Help: "keep the source's SMBIOS UUID, or let the platform make a new one", Default: "new", Values: []string{"new", "keep"}},
 		},
 		Traits: &target.Traits{
-			StorageField: "datastore", Topology: true, Clock: "guest", Name: target.NameRule{Max: 80, Forbid: "%/\\"},
+			StorageField: "datastore", Topology: true, MemoryStep: 4 * vm.MiB, Clock: "guest", Name: target.NameRule{Max: 80, Forbid: "%/\\"},
 			OldestWindows: nt52, Rate: 100e6, // one NFC stream is slow; several disks make it up
 			Drivers: target.Drivers{
 				LinuxStorage: [][]string{{"vmw_pvscsi"}, {"mptspi"}, {"mptsas"}, {"ahci"}, {"nvme"}}, LinuxNet: []string{"vmxnet3", "e1000e", "e1000"},
@@ -154,7 +154,7 @@ func hyperv() target.Capabilities {
 				vm.BIOS: {What: "generation 1", MaxDisks: 4 + 256, MaxNICs: 12, MaxCPUs: 64, MaxMemory: vm.TiB, BootBus: vm.BusIDE, Controllers: []vm.Bus{vm.BusIDE, vm.BusVMBusSCSI}},
 				vm.UEFI: {What: "generation 2", MaxDisks: 256, MaxNICs: 68, BootBus: vm.BusVMBusSCSI, Controllers: []vm.Bus{vm.BusVMBusSCSI}, Arch: []vm.Arch{vm.AMD64}},
 			},
-			StorageField: "path", Clock: "guest", Name: target.NameRule{Max: 100, Forbid: "\\/:*?\"<>|"}, OldestWindows: nt61, OldestRHEL: 6.4, Rate: 150e6,
+			StorageField: "path", MemoryStep: 2 * vm.MiB, Clock: "guest", Name: target.NameRule{Max: 100, Forbid: "\\/:*?\"<>|"}, OldestWindows: nt61, OldestRHEL: 6.4, Rate: 150e6,
 			Drivers: target.Drivers{
 				LinuxStorage: [][]string{{"hv_vmbus", "hv_storvsc"}}, LinuxNet: []string{"hv_netvsc"},
 				WindowsStorage: []string{"storvsc"}, WindowsNet: []string{"netvsc"},
@@ -255,7 +255,7 @@ func nutanix() target.Capabilities {
 			field("cluster", "cluster, by name", false), field("storage_container", "storage container of disks that name none", false), field("category", "categories, KEY:VALUE, comma-separated", false),
 		},
 		Traits: &target.Traits{
-			StorageField: "storage_container", Topology: true, Clock: "guest", Name: target.NameRule{Max: 245},
+			StorageField: "storage_container", Topology: true, MemoryStep: vm.MiB, Clock: "guest", Name: target.NameRule{Max: 245},
 			Addresses: []target.AddressPolicy{target.AddressDHCP, target.AddressKeep, target.AddressNew}, OldestWindows: nt61, OldestRHEL: 5.4, Rate: 100e6,
 			Firmware: map[vm.Firmware]target.Limits{vm.UEFI: {What: "UEFI", Arch: []vm.Arch{vm.AMD64}}},
 			Drivers: target.Drivers{

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"ascend/internal/target"
+	"ascend/internal/target/caps"
 	"ascend/internal/vm"
 )
 
@@ -189,6 +191,56 @@ func (d *Document) form() error {
 		return d.bad("machine.nics", nil, "the machine has %d adapters and its source %d; adapters cannot be added or left out here", len(p.Machine.NICs), len(p.Source.NICs))
 	case p.Backup.ID == "" || p.Target.Name == "":
 		return d.bad("backup", nil, "a plan names its backup and its target")
+	}
+	return nil
+}
+
+// Request is the request that makes the document's plan again: the machine as it
+// was taken for the plan, everything editable as the document has it. The caller
+// adds what is asked anew: backup, target, inventory, prices.
+func (d *Document) Request(sources []Source, c target.Capabilities) (*Request, error) {
+	p := d.Plan
+	if len(sources) != len(p.Disks) {
+		return nil, fmt.Errorf("cannot carry out the plan: the backup has %d disks and the plan %d", len(sources), len(p.Disks))
+	}
+	if err := d.sealed(); err != nil {
+		return nil, err
+	}
+	r := &Request{Machine: p.Source, Sources: sources, Caps: caps.Fill(c), Want: p, Options: p.Options, PowerOn: p.PowerOn, Seed: p.Seed, Placement: p.Placement}
+	if p.Estimate.Cost != nil {
+		r.Region = p.Estimate.Cost.Region
+	}
+	return r, nil
+}
+
+// seal is a short digest of each part of a plan that may not be edited.
+func (p *Plan) seal() map[string]string {
+	disks := []any{}
+	for _, d := range p.Disks {
+		disks = append(disks, []any{d.Index, d.Source, d.Virtual, d.FileSize})
+	}
+	out := map[string]string{}
+	for name, part := range map[string]any{"backup": p.Backup, "target": p.Target, "source": p.Source, "disks": disks} {
+		b, err := json.Marshal(part)
+		if err != nil {
+			b = []byte(err.Error())
+		}
+		out[name] = fmt.Sprintf("%x", sha256.Sum256(b))[:12]
+	}
+	return out
+}
+
+// sealed tells whether the fixed parts are as they were made.
+func (d *Document) sealed() error {
+	have := d.Plan.seal()
+	for _, name := range sortedKeys(d.Plan.Seal) {
+		if have[name] != d.Plan.Seal[name] {
+			what := name
+			if name == "disks" {
+				what = "disks: source, virtual and file_size"
+			}
+			return d.bad(name, nil, "%s cannot be edited; make another plan", what)
+		}
 	}
 	return nil
 }

@@ -1,11 +1,8 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
-
-	"ascend/internal/vm"
 )
 
 // edit gives the plan the machine, options and power-on of the edited one. A
@@ -71,7 +68,7 @@ func (p *Plan) Drift(now *Plan) Drift {
 			}
 		}
 	}
-	if was, is := machineText(p.Source), machineText(now.Source); was != is {
+	if p.Backup.Machine != now.Backup.Machine {
 		stop("what the backup says of the machine is not what was planned")
 	}
 	for _, f := range now.Findings {
@@ -106,15 +103,4 @@ func differs(was, is Disk) string {
 		}
 	}
 	return ""
-}
-
-// machineText is a machine as a text to compare.
-func machineText(m *vm.Machine) string {
-	c := m.Clone()
-	c.Tags = nil
-	b, err := json.Marshal(c)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
 }

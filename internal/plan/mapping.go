@@ -61,10 +61,11 @@ func ParseMapping(b []byte) (Mapping, error) {
 	if err := yaml.UnmarshalWithOptions(b, &m, yaml.Strict()); err != nil {
 		return m, fmt.Errorf("cannot read mapping: %w", err)
 	}
-	return m, m.check()
+	return m, m.Check()
 }
 
-func (m *Mapping) check() error {
+// Check tells what is wrong with a mapping that was not read by ParseMapping.
+func (m *Mapping) Check() error {
 	for i, n := range m.Networks {
 		if _, err := path.Match(n.From, ""); err != nil || n.From == "" || n.To == "" {
 			return fmt.Errorf("cannot read mapping: networks[%d] needs from, a name or a pattern, and to", i)

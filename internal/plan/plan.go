@@ -45,6 +45,8 @@ type Plan struct {
 	Size *SizeChoice `json:"size,omitempty"`
 	// GuestNames are what the target may know the guest by, the best first.
 	GuestNames []string `json:"guest_names,omitempty"`
+	// Seal holds digests of the parts that may not be edited.
+	Seal map[string]string `json:"seal,omitempty"`
 
 	tooBig []string // disks that their format cannot hold
 	facts  facts    // what was found on the way and rules look at
@@ -76,6 +78,12 @@ type BackupRef struct {
 	VM         string    `json:"vm"`
 	Type       string    `json:"type,omitempty"`
 	Created    time.Time `json:"created,omitzero"`
+	// Files are the image files that were named in place of a repository,
+	// relative to Repository, and Format what they were said to be.
+	Files  []string `json:"files,omitempty"`
+	Format string   `json:"format,omitempty"`
+	// Machine is a digest of what the backup says of its machine.
+	Machine string `json:"machine,omitempty"`
 }
 
 // TargetRef names the target.
@@ -177,7 +185,11 @@ func Make(r Request) (*Plan, error) {
 		Options: r.Options, PowerOn: r.PowerOn, Seed: r.Seed,
 	}
 	r.Caps = caps.Fill(r.Caps)
-	p.Detected = Detect(r.Evidence, r.Machine, r.Guest, r.Source)
+	if r.Want != nil {
+		p.Detected = r.Want.Detected
+	} else {
+		p.Detected = Detect(r.Evidence, r.Machine, r.Guest, r.Source)
+	}
 	p.Placement = clonePlacement(r.Placement)
 	p.source(r)
 	p.place(r)
@@ -192,6 +204,7 @@ func Make(r Request) (*Plan, error) {
 	p.GuestNames = guestos.For(r.Target.Platform, p.Machine)
 	p.estimate(r)
 	p.check(r)
+	p.Seal = p.seal()
 	return p, nil
 }
 

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"ascend/internal/plan/sizing"
@@ -158,29 +159,42 @@ func (p *Plan) offered(r Request) (sizes []target.Size, price sizing.Price, curr
 	return sizes, price, t.Currency
 }
 
-// whyNone says what rules sizes out, from the one that comes nearest.
+// whyNone says what rules every size out: what, left out alone, would let one
+// fit.
 func whyNone(n sizing.Need, sizes []target.Size) string {
-	count := map[string]int{}
-	best, most := "", 0
-	for _, s := range sizes {
-		if s.Old || s.Special {
-			continue
-		}
-		why := n.Why(s)
-		if why == "" {
-			why = "it is not offered in this region"
-		}
-		if i := strings.IndexFunc(why, func(r rune) bool { return r >= '0' && r <= '9' }); i > 0 && strings.HasPrefix(why, "it has") {
-			why = "it is too small"
-		}
-		if count[why]++; count[why] > most || count[why] == most && why < best {
-			best, most = why, count[why]
+	fits := func(change func(n *sizing.Need)) bool {
+		relaxed := n
+		change(&relaxed)
+		return slices.ContainsFunc(sizes, func(s target.Size) bool { return !s.Old && !s.Special && relaxed.Why(s) == "" })
+	}
+	if fits(func(*sizing.Need) {}) {
+		return "those that would are not offered in this region with this system"
+	}
+	var out []string
+	for _, c := range []struct {
+		what   string
+		change func(n *sizing.Need)
+	}{
+		{fmt.Sprintf("%d processors", n.CPUs), func(n *sizing.Need) { n.CPUs = 0 }},
+		{vm.FormatSize(n.Memory) + " of memory", func(n *sizing.Need) { n.Memory = 0 }},
+		{fmt.Sprintf("the architecture %s", n.Arch), func(n *sizing.Need) { n.Arch = "" }},
+		{fmt.Sprintf("starting by %s", n.Firmware), func(n *sizing.Need) { n.Firmware = "" }},
+		{plural(n.Disks, "disk"), func(n *sizing.Need) { n.Disks = 0 }},
+		{plural(n.NICs, "network adapter"), func(n *sizing.Need) { n.NICs = 0 }},
+		{"a guest without an NVMe driver", func(n *sizing.Need) { n.NoNVMe = false }},
+		{"a guest without an ENA driver", func(n *sizing.Need) { n.NoENA = false }},
+		{"premium storage", func(n *sizing.Need) { n.Premium = false }},
+		{"a virtual TPM", func(n *sizing.Need) { n.TPM = false }},
+		{"Secure Boot", func(n *sizing.Need) { n.SecureBoot = false }},
+	} {
+		if fits(c.change) {
+			out = append(out, c.what)
 		}
 	}
-	if best == "" {
-		return "the target lists no size that may be chosen"
+	if len(out) == 0 {
+		return "several of its needs together rule every size out"
 	}
-	return fmt.Sprintf("of most it holds that %s", best)
+	return "none takes " + strings.Join(out, ", nor ") + " with the rest"
 }
 
 // sizeFields are the names that hold a size, for messages.

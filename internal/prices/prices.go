@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -58,6 +59,16 @@ func Builtin() *Book {
 		panic(err) // the files are part of the program and tested
 	}
 	return b
+}
+
+// Fresh is the book's storage prices with those of a document in them, for Save.
+func (b *Book) Fresh(f *Fresh) *Storage {
+	if len(f.Storage.rows) == 0 {
+		return nil
+	}
+	s := &Storage{Date: b.Storage.Date, rows: maps.Clone(b.Storage.rows)}
+	s.Merge(f.Storage)
+	return s
 }
 
 // Files of a folder of updated prices.

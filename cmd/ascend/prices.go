@@ -120,7 +120,7 @@ func (a *app) showSizes(c *cobra.Command, t *prices.Table, region string, system
 		if !ok || len(names) > 0 && !slices.Contains(names, s.Name) {
 			continue
 		}
-		list = append(list, row{s.Name, s.CPUs, s.Memory, p.String(), (p * prices.Hours).String()})
+		list = append(list, row{s.Name, s.CPUs, s.Memory, p.Exact(), (p * prices.Hours).String()})
 	}
 	for _, n := range names {
 		if !slices.ContainsFunc(list, func(r row) bool { return r.Name == n }) {

@@ -21,7 +21,7 @@ func places(b vm.Bus) (units, self int) {
 	case vm.BusVirtioSCSI, vm.BusVirtioBlk, vm.BusXenBlk:
 		return 256, -1
 	}
-	return 15, 7 // parallel SCSI: unit 7 is the controller
+	return 16, 7 // parallel SCSI: unit 7 is the controller
 }
 
 // maxControllers is how many controllers of a kind a machine has.

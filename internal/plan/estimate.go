@@ -71,7 +71,7 @@ func (p *Plan) estimate(r Request) {
 	}
 	switch {
 	case r.Rate > 0:
-		e.Rate, e.RateFrom = r.Rate, fmt.Sprintf("measured by %d earlier restores to this target", r.Jobs)
+		e.Rate, e.RateFrom = r.Rate, "measured by "+plural(r.Jobs, "earlier restore")+" to this target"
 	case r.Caps.Traits.Rate > 0:
 		e.Rate, e.RateFrom = r.Caps.Traits.Rate, "assumed: nothing was restored to this target before"
 	}

@@ -162,10 +162,10 @@ var guestRules = []rule{
 			say("the guest has no driver of the boot disk's controller: %s", text)
 		}
 	})},
-	{"windows-driver-unknown", Information, "Windows has no driver of its own for virtio disks.", "have the driver added, or keep the disks on SATA or IDE", "guest, disk controllers, target's drivers", func(p *Plan, r Request, say say) {
+	{"windows-driver-unknown", Information, "Windows brings no driver for some platforms' disks: virtio, and NVMe before 2012 R2.", "have the driver added, or keep the disks on a controller that Windows knows", "guest, disk controllers, target's drivers", func(p *Plan, r Request, say say) {
 		d := r.Caps.Traits.Drivers
-		if p.Machine.Guest.Family == vm.Windows && d.PackStorage && (r.Guest == nil || r.Guest.Boot == nil) && bootBus(p) != vm.BusSATA && bootBus(p) != vm.BusIDE {
-			say("Windows brings no driver for %s; it is in %s", bootBus(p), d.Pack)
+		if p.Machine.Guest.Family == vm.Windows && d.Pack != "" && (r.Guest == nil || r.Guest.Boot == nil) && bootBus(p) != "" && !starts(bootBus(p), p.Machine, nil) {
+			say("Windows %s brings no driver for %s; it is in %s", p.Machine.Guest.Version, bootBus(p), d.Pack)
 		}
 	}},
 	{"xen-only", Critical, "A kernel for Xen paravirtualisation alone starts on no other hypervisor.", "install an ordinary kernel before the backup", "guest inspection", inspected(func(_ *Plan, _ Request, g *GuestFacts, say say) {
@@ -197,6 +197,10 @@ func bootBus(p *Plan) vm.Bus {
 // want are the drivers of the boot disk: those of its controller, or, where the
 // platform decides it, those of the platform.
 func want(p *Plan, r Request) []string {
+	// On Hyper-V Linux leaves IDE disks to storvsc: ata_piix ignores them.
+	if f := p.Machine.Guest.Family; f != vm.Windows && r.Target.Platform == vm.HyperV {
+		return platformDrivers(r.Caps.Traits, f)
+	}
 	if d := drivers(bootBus(p), p.Machine.Guest.Family); len(d) > 0 {
 		return d
 	}

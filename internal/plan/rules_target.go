@@ -128,6 +128,15 @@ var targetRules = []rule{
 			say("the processors of %s are rationed", s.Name)
 		}
 	}},
+	{"size-large", Information, "Sizes bind disks and adapters to processors: a small machine with many of them needs a large size.", "restore fewer disks or adapters if the price matters", "machine, size chosen", func(p *Plan, r Request, say say) {
+		if p.Size == nil || p.Source.CPU.Total() == 0 {
+			return
+		}
+		sizes, _, _ := p.offered(r)
+		if s, ok := findSize(sizes, p.Size.Name); ok && s.CPUs >= 4*p.Source.CPU.Total() && s.Memory >= 4*p.Source.Memory {
+			say("%s has %d processors and %s for a machine that had %d and %s", s.Name, s.CPUs, vm.FormatSize(s.Memory), p.Source.CPU.Total(), vm.FormatSize(p.Source.Memory))
+		}
+	}},
 	{"quota", Critical, "A restore that exceeds a quota fails at its end.", "have the quota raised, or free some of it", "machine, target's quotas", func(p *Plan, r Request, say say) {
 		if r.Inventory == nil {
 			return

@@ -31,7 +31,9 @@ func (p *Plan) needOf(r Request) sizing.Need {
 	m := p.Source
 	n := sizing.Need{
 		CPUs: max(m.CPU.Total(), 1), Memory: m.Memory, Arch: p.Machine.Guest.Arch, Firmware: p.Machine.Firmware, Disks: len(m.Disks), NICs: len(m.NICs),
-		TPM: p.Machine.TPM, SecureBoot: p.Machine.SecureBoot,
+	}
+	if at := r.Target.Platform; at == vm.AWS || at == vm.Azure { // elsewhere these are no matter of the size
+		n.TPM, n.SecureBoot = p.Machine.TPM, p.Machine.SecureBoot
 	}
 	if n.Memory == 0 {
 		n.Memory = p.Machine.Memory
@@ -92,12 +94,15 @@ func (p *Plan) size(r Request) {
 		if price == nil {
 			chosen = fmt.Sprintf("the smallest of %d that fit", len(list))
 		}
+		if list[0].Custom {
+			chosen = "it takes the machine's own processors and memory"
+		}
 		setField(&p.Placement, field, asked)
 	}
 	c := &SizeChoice{Field: field, Name: asked, Chosen: chosen}
 	if price != nil {
 		if h, ok := price(asked); ok {
-			c.Hourly, c.Currency = h.String(), currency
+			c.Hourly, c.Currency = h.Exact(), currency
 		}
 	}
 	rest := list
@@ -107,7 +112,7 @@ func (p *Plan) size(r Request) {
 	for _, a := range sizing.Alternatives(rest, 4) {
 		o := SizeOption{Name: a.Name, CPUs: a.CPUs, Memory: a.Memory}
 		if a.Hourly > 0 {
-			o.Hourly = a.Hourly.String()
+			o.Hourly = a.Hourly.Exact()
 		}
 		if a.Burst {
 			o.Note = "its processors' time is rationed"
@@ -115,8 +120,42 @@ func (p *Plan) size(r Request) {
 		c.Alternatives = append(c.Alternatives, o)
 	}
 	p.Size = c
-	if s, ok := findSize(sizes, asked); ok && !s.Custom {
-		p.become(s)
+	if s, ok := findSize(sizes, asked); ok {
+		p.follow(s, r.Target.Platform)
+		if !s.Custom {
+			p.become(s)
+		}
+	}
+}
+
+// follow gives the machine the virtual hardware that comes with a size of AWS or
+// Azure.
+func (p *Plan) follow(s target.Size, on vm.Platform) {
+	bus := vm.BusVMBusSCSI
+	switch {
+	case s.NVMe:
+		bus = vm.BusNVMe
+	case on == vm.AWS:
+		bus = vm.BusXenBlk
+	}
+	if on != vm.AWS && on != vm.Azure {
+		return
+	}
+	set := func(field, from, to string) {
+		p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.Field == field })
+		p.change(field, from, to, "as the size "+s.Name+" has it")
+	}
+	for i := range p.Machine.Disks {
+		if d := &p.Machine.Disks[i]; d.Controller != bus {
+			d.Controller = bus
+			set(fmt.Sprintf("disk %d controller", d.Index), orUnknown(string(p.Source.Disks[i].Controller)), string(bus))
+		}
+	}
+	for i := range p.Machine.NICs {
+		if n := &p.Machine.NICs[i]; n.Model == vm.ENA && !s.ENA {
+			n.Model = ""
+			set(fmt.Sprintf("nic %d model", i), orUnknown(string(p.Source.NICs[i].Model)), orUnknown(""))
+		}
 	}
 }
 

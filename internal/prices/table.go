@@ -29,6 +29,15 @@ func (m Micro) String() string {
 	return fmt.Sprintf("%.2f", float64(m)/1e6)
 }
 
+// Exact prints every digit there is, two after the point at least: "0.2464".
+func (m Micro) Exact() string {
+	s := strings.TrimRight(fmt.Sprintf("%.6f", float64(m)/1e6), "0")
+	if i := strings.IndexByte(s, '.'); len(s)-i < 3 {
+		s += "00"[:3-(len(s)-i)]
+	}
+	return s
+}
+
 // Hours is the number of hours that providers count in a month.
 const Hours = 730
 

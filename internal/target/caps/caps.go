@@ -209,7 +209,7 @@ func azure() target.Capabilities {
 		Deliveries: []target.Delivery{
 			{Format: image.Format{Name: "vpc", Subformat: "fixed"}, Mode: target.Ranges, Clean: true, Resumable: true, NeedSize: true, Align: vm.MiB, MaxRange: 4 << 20, Path: "disk"},
 		},
-		Firmware: []vm.Firmware{vm.UEFI, vm.BIOS}, SecureBoot: true, TPM: true, Arch: []vm.Arch{vm.AMD64, vm.I386, vm.ARM64},
+		Firmware: []vm.Firmware{vm.BIOS, vm.UEFI}, SecureBoot: true, TPM: true, Arch: []vm.Arch{vm.AMD64, vm.I386, vm.ARM64},
 		Controllers: []vm.Bus{vm.BusVMBusSCSI, vm.BusNVMe}, NICModels: []vm.NICModel{vm.NetVSC},
 		MaxDisks: 65, MaxNICs: 8, MaxCPUs: 1792, MaxMemory: 32 * vm.TiB, MaxDiskSize: 32767 * vm.GiB, NeedsNetwork: true,
 		Fields: []target.Field{

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"ascend/internal/plan/sizing"
 	"ascend/internal/target"
 	"ascend/internal/target/caps"
 	"ascend/internal/vm"
@@ -213,14 +214,25 @@ func (d *Document) Request(sources []Source, c target.Capabilities) (*Request, e
 	return r, nil
 }
 
+// editable is the seal of what may be edited: it tells whether it was.
+const editable = "editable"
+
+// Edited tells whether the plan is otherwise than it was made.
+func (p *Plan) Edited() bool { return p.Seal[editable] != p.seal()[editable] }
+
 // seal is a short digest of each part of a plan that may not be edited.
 func (p *Plan) seal() map[string]string {
 	disks := []any{}
 	for _, d := range p.Disks {
 		disks = append(disks, []any{d.Index, d.Source, d.Virtual, d.FileSize})
 	}
+	deliveries := []any{}
+	for _, d := range p.Disks {
+		deliveries = append(deliveries, []any{d.Delivery, d.BlockSize, d.Level})
+	}
 	out := map[string]string{}
-	for name, part := range map[string]any{"backup": p.Backup, "target": p.Target, "source": p.Source, "disks": disks} {
+	for name, part := range map[string]any{"backup": p.Backup, "target": p.Target, "source": p.Source, "disks": disks,
+		editable: []any{p.Machine, p.Placement, p.Options, p.PowerOn, deliveries}} {
 		b, err := json.Marshal(part)
 		if err != nil {
 			b = []byte(err.Error())
@@ -234,7 +246,7 @@ func (p *Plan) seal() map[string]string {
 func (d *Document) sealed() error {
 	have := d.Plan.seal()
 	for _, name := range sortedKeys(d.Plan.Seal) {
-		if have[name] != d.Plan.Seal[name] {
+		if name != editable && have[name] != d.Plan.Seal[name] {
 			what := name
 			if name == "disks" {
 				what = "disks: source, virtual and file_size"
@@ -301,6 +313,9 @@ func (d *Document) checkMachine(m *vm.Machine, c target.Capabilities) error {
 	firmware, buses, models := c.Firmware, c.Controllers, c.NICModels
 	if l := c.Traits.For(m.Firmware); len(l.Controllers) > 0 {
 		buses = l.Controllers
+	}
+	if c.Traits.SizeField != "" {
+		models = append(slices.Clone(models), "") // the size's own
 	}
 	if len(firmware) == 0 {
 		firmware = []vm.Firmware{vm.BIOS, vm.UEFI}
@@ -383,7 +398,11 @@ func (d *Document) checkDelivery(at string, v target.Delivery, c target.Capabili
 	if len(formats) == 0 {
 		return d.bad(at+".path", paths, "the target has no way %q", v.Path)
 	}
-	return d.bad(at+".format", formats, "%s is not taken by the way %s", v.Format, v.Path)
+	at += ".format"
+	if slices.ContainsFunc(c.Deliveries, func(o target.Delivery) bool { return o.Path == v.Path && o.Format.Name == v.Format.Name }) {
+		at += ".subformat"
+	}
+	return d.bad(at, formats, "%s is not taken by the way %s", v.Format, v.Path)
 }
 
 func (d *Document) checkPlacement(r Request) error {
@@ -461,17 +480,17 @@ func (d *Document) checkSize(r Request) error {
 	if f == "" || name == "" {
 		return nil
 	}
-	q := &Plan{Machine: p.Machine}
-	sizes, _, _ := q.offered(r)
+	q := &Plan{Machine: p.Machine, Source: p.Source, Placement: p.Placement}
+	sizes, price, _ := q.offered(r)
 	s, ok := findSize(sizes, name)
 	if !ok {
 		if len(sizes) == 0 {
 			return nil
 		}
 		var near []string
-		for _, s := range sizes {
-			if !s.Old && !s.Special && s.CPUs >= p.Source.CPU.Total() && s.Memory >= p.Source.Memory && len(near) < 12 {
-				near = append(near, s.Name)
+		for _, c := range sizing.Choose(q.needOf(r), sizes, price) {
+			if near = append(near, c.Name); len(near) == 12 {
+				break
 			}
 		}
 		return d.bad("placement.fields."+f, append(near, "…"), "%q is no size of the target", name)
@@ -480,7 +499,7 @@ func (d *Document) checkSize(r Request) error {
 		return nil // the size was edited: processors and memory follow it
 	}
 	if s.CPUs > 0 && p.Machine.CPU.Total() != s.CPUs {
-		return d.bad("machine.cpu", []string{strconv.Itoa(s.CPUs)}, "processors are those of the size %s; edit placement.fields.%s instead", name, f)
+		return d.bad("machine.cpu.cores_per_socket", []string{strconv.Itoa(s.CPUs)}, "processors are those of the size %s; edit placement.fields.%s instead", name, f)
 	}
 	if s.Memory > 0 && p.Machine.Memory != s.Memory {
 		return d.bad("machine.memory", []string{strconv.FormatInt(s.Memory, 10)}, "memory is that of the size %s; edit placement.fields.%s instead", name, f)

@@ -72,9 +72,14 @@ func (p *Plan) Drift(now *Plan) Drift {
 		stop("what the backup says of the machine is not what was planned")
 	}
 	for _, f := range now.Findings {
-		if f.Severity != Information && !slices.ContainsFunc(p.Findings, func(o Finding) bool { return o.Code == f.Code && o.Text == f.Text }) {
-			stop("%s: %s", f.Code, f.Text)
+		if f.Severity == Information || slices.ContainsFunc(p.Findings, func(o Finding) bool { return o.Code == f.Code && o.Text == f.Text }) {
+			continue
 		}
+		if f.Severity == Warning && p.Edited() { // of the edit, as likely: consent will be asked for
+			d.Notes = append(d.Notes, fmt.Sprintf("%s: %s", f.Code, f.Text))
+			continue
+		}
+		stop("%s: %s", f.Code, f.Text)
 	}
 	for _, f := range p.Findings {
 		if f.Severity != Information && !slices.ContainsFunc(now.Findings, func(o Finding) bool { return o.Code == f.Code && o.Text == f.Text }) {

@@ -92,6 +92,9 @@ func awsTable(priced, types, date string) (*prices.Table, error) {
 			linux[r], windows[r] = p.onDemand(r, "linux"), p.onDemand(r, "mswin")
 		}
 		s := awsSize(k)
+		if len(s.Arch) == 0 {
+			continue // Macs
+		}
 		s.Special = s.Special || p.GPU > 0 || p.FPGA > 0
 		t.Add(s, linux, windows)
 	}

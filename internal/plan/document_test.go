@@ -208,7 +208,7 @@ func TestInvalidEdits(t *testing.T) {
 		allowed  string // among the values allowed; "" where they cannot be listed
 	}{
 		{vm.VMware, "firmware: bios", "firmware: efi", "machine.firmware", "uefi"},
-		{vm.VMware, "firmware: bios", "frimware: bios", "frimware", "firmware"},
+		{vm.VMware, "firmware: bios", "startup: bios", "startup", "firmware"},
 		{vm.VMware, "controller: lsilogic-sas", "controller: virtio-blk", "machine.disks[4].controller", "pvscsi"},
 		{vm.VMware, "unit: 4", "unit: 3", "machine.disks[4].unit", ""},
 		{vm.VMware, "unit: 4", "unit: 7", "machine.disks[4].unit", ""},

@@ -124,7 +124,7 @@ func (p *Plan) cloudCost(r Request) *Cost {
 	if plat == vm.AWS && p.Estimate.Requests > 0 {
 		c.Once = append(c.Once, CostLine{fmt.Sprintf("upload, %d requests", p.Estimate.Requests), (putBlock * prices.Micro(p.Estimate.Requests)).String()})
 	} else {
-		c.Once = append(c.Once, CostLine{"upload: traffic in and its requests are free", "0.00"})
+		c.Once = append(c.Once, CostLine{"upload: traffic in is not charged", "0.00"})
 	}
 	os := prices.OSOf(p.Machine.Guest)
 	var compute, storage prices.Micro

@@ -55,9 +55,3 @@ func rhelVersion(g vm.GuestOS) float64 {
 	}
 	return float64(n) + float64(k)/10
 }
-
-func majorOf(version string) int {
-	v, _, _ := strings.Cut(version, ".")
-	n, _ := strconv.Atoi(strings.TrimSpace(v))
-	return n
-}

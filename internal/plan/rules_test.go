@@ -313,10 +313,14 @@ var ruleCases = []ruleCase{
 		r.Machine.NICs = slices.Repeat(r.Machine.NICs, 12)
 		r.Placement.Networks = slices.Repeat([]string{"prod"}, 12)
 	}), to(vm.AWS, nil), "for a machine that had 2"},
-	{"quota", to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{"cpus", "vCPU", 9, 10}} }), to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{"cpus", "vCPU", 8, 10}} }), "vCPU: 9 of 10 are used and the machine needs 2"},
-	{"quota", to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{"memory", "RAM", 0, vm.GiB}} }), to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{"memory", "RAM", 0, -1}} }), "needs 2.00 GiB"},
+	{"quota", to(vm.VMware, func(r *Request) {
+		r.Inventory.Quotas = []target.Quota{{Kind: "cpus", Name: "vCPU", Used: 9, Limit: 10}}
+	}), to(vm.VMware, func(r *Request) {
+		r.Inventory.Quotas = []target.Quota{{Kind: "cpus", Name: "vCPU", Used: 8, Limit: 10}}
+	}), "vCPU: 9 of 10 are used and the machine needs 2"},
+	{"quota", to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{Kind: "memory", Name: "RAM", Limit: vm.GiB}} }), to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{Kind: "memory", Name: "RAM", Limit: -1}} }), "needs 2.00 GiB"},
 	{"quota-unknown", to(vm.AWS, func(r *Request) { r.Inventory.Quotas = nil }), to(vm.AWS, nil), "quotas"},
-	{"permission-missing", to(vm.VMware, func(r *Request) { r.Inventory.Permissions = []target.Permission{{"VApp.Import", false}} }), to(vm.VMware, nil), "VApp.Import"},
+	{"permission-missing", to(vm.VMware, func(r *Request) { r.Inventory.Permissions = []target.Permission{{Name: "VApp.Import"}} }), to(vm.VMware, nil), "VApp.Import"},
 	{"permission-unknown", to(vm.VMware, func(r *Request) { r.Inventory.Permissions = nil }), to(vm.VMware, nil), "rights"},
 	{"token-lifetime", func(r *Request) { r.Rate, r.Inventory.TokenExpires = 1000, r.Now.Add(time.Hour) }, func(r *Request) { r.Rate, r.Inventory.TokenExpires = 1000, r.Now.Add(5*time.Hour) }, "end in 1h0m0s and the copy takes about 3h30m0s"},
 	{"region-unknown", to(vm.AWS, func(r *Request) { r.Inventory.Region = "" }), to(vm.AWS, func(r *Request) { r.Inventory.Region, r.Region = "", "eu-west-1" }), "us-east-1"},

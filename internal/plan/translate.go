@@ -16,11 +16,10 @@ type facts struct {
 	networkWhy []string // parallel to the adapters: why each has its network
 	sizes      []sizing.Choice
 	need       sizing.Need
-	noSize     string   // why no size fits
-	unpriced   []string // what the cost leaves out for want of a price
+	noSize     string // why no size fits
 }
 
-// changes notes what the machine will have otherwise than it had.
+// change notes what the machine will have otherwise than it had.
 func (p *Plan) change(field, from, to, reason string) bool {
 	if from == to {
 		return false
@@ -117,7 +116,7 @@ func (p *Plan) firmware(r Request) {
 	}
 }
 
-// identity sets MAC policy aside: the UUID and the clock.
+// identity sets the UUID and the clock.
 func (p *Plan) identity(r Request) {
 	m := p.Machine
 	if m.UUID != "" {

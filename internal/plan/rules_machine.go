@@ -68,6 +68,11 @@ var machineRules = []rule{
 			say("the guest starts by UEFI and the machine will by BIOS")
 		}
 	}},
+	{"firmware-changed", Warning, "A system installed for one firmware does not start by the other.", "keep the source's firmware unless the disk starts by both", "firmware", func(p *Plan, r Request, say say) {
+		if was, is := p.Source.Firmware, p.Machine.Firmware; was != "" && is != "" && was != is {
+			say("the machine started by %s and will by %s", was, is)
+		}
+	}},
 	{"firmware-unsupported", Critical, "A platform without the firmware cannot start the machine.", "choose another target", "firmware, target's firmware", func(p *Plan, r Request, say say) {
 		if p.Machine.Firmware != "" && len(r.Caps.Firmware) > 0 && !slices.Contains(r.Caps.Firmware, p.Machine.Firmware) {
 			say("the target does not start machines by %s", p.Machine.Firmware)

@@ -53,6 +53,13 @@ var networkRules = []rule{
 			}
 		}
 	}},
+	{"security-groups", Critical, "Security groups are of some platforms only.", "leave the groups out and set the network's rules by hand", "placement, target's capabilities", func(p *Plan, r Request, say say) {
+		for i, a := range p.Placement.Adapters {
+			if len(a.SecurityGroups) > 0 && !r.Caps.Traits.Groups {
+				say("adapter %d: the target puts adapters into no security groups", i)
+			}
+		}
+	}},
 	{"address-policy", Critical, "Addresses are the platform's to give, or the guest's.", "choose another policy, or leave the addresses to the guest", "placement, target's capabilities", func(p *Plan, r Request, say say) {
 		for i, a := range p.Placement.Adapters {
 			if a.Address != "" && !slices.Contains(r.Caps.Traits.Addresses, a.Address) {

@@ -170,6 +170,13 @@ var ruleCases = []ruleCase{
 	{"memory-unknown", func(r *Request) { r.Machine.Memory = 0 }, func(r *Request) { r.Machine.Memory = 1 }, "memory"},
 	{"firmware-unknown", func(r *Request) { r.Machine.Firmware = "" }, func(r *Request) { r.Machine.Firmware = vm.UEFI }, "BIOS or UEFI; it will by bios"},
 	{"firmware-mismatch", guest(func(g *GuestFacts) { g.UEFI = true }), guest(func(*GuestFacts) {}), "by UEFI"},
+	{"firmware-changed", to(vm.VMware, func(r *Request) {
+		p, err := Make(*r)
+		if err != nil {
+			panic(err)
+		}
+		p.Machine.Firmware, r.Want = vm.UEFI, p
+	}), to(vm.VMware, func(r *Request) { r.Machine.Firmware = vm.UEFI }), "by bios and will by uefi"},
 	{"firmware-unsupported", func(r *Request) { r.Caps.Firmware = []vm.Firmware{vm.UEFI} }, func(r *Request) { r.Caps.Firmware = nil }, "by bios"},
 	{"uefi-host", to(vm.CloudStack, func(r *Request) { r.Machine.Firmware, r.Inventory.UEFI = vm.UEFI, no() }), to(vm.CloudStack, func(r *Request) { r.Machine.Firmware, r.Inventory.UEFI = vm.UEFI, yes() }), "UEFI"},
 	{"uefi-host-unknown", to(vm.CloudStack, func(r *Request) { r.Machine.Firmware = vm.UEFI }), to(vm.CloudStack, nil), "not known"},
@@ -220,6 +227,7 @@ var ruleCases = []ruleCase{
 	}), to(vm.AWS, func(r *Request) {
 		r.Inventory.SecurityGroups, r.Placement.Adapters = []target.Place{{Name: "web"}}, []target.Adapter{{SecurityGroups: []string{"web"}}}
 	}), `"wen"; it has web`},
+	{"security-groups", to(vm.VMware, func(r *Request) { r.Placement.Adapters = []target.Adapter{{SecurityGroups: []string{"web"}}} }), to(vm.AWS, func(r *Request) { r.Placement.Adapters = []target.Adapter{{SecurityGroups: []string{"web"}}} }), "no security groups"},
 	{"address-policy", to(vm.VMware, func(r *Request) { r.Placement.Adapters = []target.Adapter{{Address: target.AddressDHCP}} }), to(vm.AWS, func(r *Request) { r.Placement.Adapters = []target.Adapter{{Address: target.AddressDHCP}} }), `"dhcp"`},
 	{"address-invalid", to(vm.AWS, func(r *Request) { r.Placement.Adapters = []target.Adapter{{Address: target.AddressNew}} }),
 		to(vm.AWS, func(r *Request) {

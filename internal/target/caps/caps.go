@@ -50,11 +50,20 @@ func For(p vm.Platform) target.Capabilities {
 	return target.Capabilities{Platform: p, Traits: &target.Traits{Topology: true, Clock: "guest", Rate: 200e6}}
 }
 
-// Fill gives c the platform's traits where the connector told none.
+// Fill gives c the platform's traits where the connector told none. What a
+// connector must do something about, and is not known to, is left out: address
+// policies, security groups, the choice of IOPS and throughput.
 func Fill(c target.Capabilities) target.Capabilities {
-	if c.Traits == nil {
-		c.Traits = For(c.Platform).Traits
+	if c.Traits != nil {
+		return c
 	}
+	t := *For(c.Platform).Traits
+	t.Addresses, t.Groups = nil, false
+	t.Classes = slices.Clone(t.Classes)
+	for i := range t.Classes {
+		t.Classes[i].IOPS, t.Classes[i].Throughput = target.Range{}, target.Range{}
+	}
+	c.Traits = &t
 	return c
 }
 
@@ -112,7 +121,6 @@ func cloudstack() target.Capabilities {
 	return target.Capabilities{
 		Platform: vm.CloudStack,
 		Deliveries: []target.Delivery{
-			{Format: image.Format{Name: "qcow2", Compression: "zstd"}, Mode: target.Ordered, Clean: true, NeedSize: true, Align: 512, Path: "volume"},
 			{Format: image.Format{Name: "qcow2"}, Mode: target.Ordered, Clean: true, NeedSize: true, Align: 512, Path: "volume"},
 		},
 		Firmware: []vm.Firmware{vm.BIOS, vm.UEFI}, SecureBoot: true, Arch: []vm.Arch{vm.AMD64, vm.I386},

@@ -55,6 +55,11 @@ func TestFill(t *testing.T) {
 	}
 	if c := Fill(target.Capabilities{Platform: vm.AWS}); c.Traits == nil || c.Traits.SizeField != InstanceType {
 		t.Error("no traits were filled in")
+	} else if gp3, ok := c.Traits.Class("gp3"); !ok || gp3.IOPS.Max != 0 || gp3.MaxSize == 0 || c.Traits.Groups || c.Traits.Addresses != nil {
+		t.Errorf("a silent connector is taken to do what it may not: %+v", c.Traits)
+	}
+	if gp3, _ := For(vm.AWS).Traits.Class("gp3"); gp3.IOPS.Max == 0 {
+		t.Error("the table was changed")
 	}
 	if c := For(vm.Local); c.Traits == nil || c.MaxDisks != 0 {
 		t.Errorf("%+v", c)

@@ -109,7 +109,7 @@ func corpus() []specimen {
 		{name: "kernel-without-nvme-ena", machine: m(vm.VMware, linux("centos", "6.8"), vm.BIOS, 2, 4, vm.BusPVSCSI, vm.VMXNET3, "prod", 20),
 			guest: &GuestFacts{Roots: 1, Initramfs: "dracut", Boot: []string{"vmw_pvscsi", "virtio_blk"}, Installed: []string{"vmw_pvscsi", "virtio_blk", "virtio_scsi", "hv_storvsc", "xen-blkfront", "vmxnet3", "e1000", "virtio_net", "hv_netvsc", "xen-netfront", "ixgbevf"}}},
 		{name: "fstab-devices-static-ip", machine: m(vm.VMware, linux("ubuntu", "18.04"), vm.BIOS, 2, 4, vm.BusPVSCSI, vm.VMXNET3, "prod", 30),
-			guest: &GuestFacts{Roots: 1, Initramfs: "initramfs-tools", FstabDevices: []string{"/dev/sdb1"}, Named: true, StaticIP: []string{"192.0.2.7/24"}, ResolvFixed: true, LVMDevices: true, Agents: []string{"open-vm-tools"}}},
+			guest: &GuestFacts{Roots: 1, Initramfs: "initramfs-tools", FstabDevices: []string{"/dev/sdb1"}, Named: true, StaticIP: []string{"192.0.2.7/24"}, ResolvFixed: true, LVMDevices: true, Agents: []Agent{{"open-vm-tools", vm.VMware}}}},
 		{name: "full-boot-partition", machine: m(vm.VMware, linux("rhel", "7.9"), vm.BIOS, 2, 4, vm.BusPVSCSI, vm.VMXNET3, "prod", 30), guest: &GuestFacts{Roots: 1, Initramfs: "dracut", Space: []Space{{"/boot", 50 << 20, 10 << 20, false}}}},
 		{name: "btrfs-snapshots-two-roots", machine: m(vm.CloudStack, linux("opensuse", "15.5"), vm.BIOS, 2, 4, vm.BusVirtioBlk, vm.VirtioNet, "prod", 40), guest: &GuestFacts{Roots: 2, Initramfs: "dracut", BtrfsRoots: 3}},
 		{name: "cluster-shared-rdm", machine: with(m(vm.VMware, server("2016"), vm.BIOS, 4, 16, vm.BusLSISAS, vm.VMXNET3, "prod heartbeat", 60, 500, 10), func(x *vm.Machine) {

@@ -145,18 +145,9 @@ func machineEvidence(m *vm.Machine) []Evidence {
 	return out
 }
 
-// agents are guest tools by the platform they belong to.
-var agents = map[string]struct {
-	p      vm.Platform
-	weight int
-}{
-	"open-vm-tools": {vm.VMware, 45}, "vmware-tools": {vm.VMware, 45}, "hyperv-daemons": {vm.HyperV, 25}, "waagent": {vm.Azure, 50}, "walinuxagent": {vm.Azure, 50},
-	"amazon-ssm-agent": {vm.AWS, 40}, "ec2launch": {vm.AWS, 50}, "ec2config": {vm.AWS, 50}, "ngt": {vm.Nutanix, 50}, "nutanix-guest-tools": {vm.Nutanix, 50}, "cloudstack-agent": {vm.CloudStack, 40},
-}
-
-// AgentPlatform is the platform a guest tool belongs to; "" for one that has
-// none of its own.
-func AgentPlatform(name string) vm.Platform { return agents[strings.ToLower(name)].p }
+// agentWeight is what a platform's guest tools speak for: they may be left over
+// from an earlier home.
+const agentWeight = 50
 
 func guestEvidence(g *GuestFacts) []Evidence {
 	if g == nil {
@@ -164,8 +155,8 @@ func guestEvidence(g *GuestFacts) []Evidence {
 	}
 	var out []Evidence
 	for _, a := range g.Agents {
-		if k := agents[strings.ToLower(a)]; k.p != "" {
-			out = append(out, Evidence{k.p, k.weight, "the guest has " + a})
+		if a.Platform != vm.Unknown {
+			out = append(out, Evidence{a.Platform, agentWeight, "the guest has " + a.Name})
 		}
 	}
 	return out

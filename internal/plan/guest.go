@@ -56,18 +56,27 @@ type GuestFacts struct {
 	Boot, Installed []string
 	Unsigned        []string // modules without a signature that the kernel needs
 
-	UEFI        bool // the guest starts by UEFI
-	EFIFallback bool // \EFI\BOOT\BOOT*.EFI is there
+	// BootsBIOS and BootsUEFI tell which firmware finds a boot loader; both false:
+	// not found out.
+	BootsBIOS, BootsUEFI bool
+	EFIFallback          bool // \EFI\BOOT\BOOT*.EFI is there
 	// Pinned says that network names are bound to MAC addresses; Named that the
 	// guest configures interfaces by names that depend on the slot.
 	Named, Pinned bool
 	StaticIP      []string // addresses configured in the guest
-	Agents        []string // guest tools found: "open-vm-tools", "qemu-ga", "waagent", …
+	Agents        []Agent  // guest tools found
 	ClockUTC      *bool    // what the guest expects of the clock
 
 	// Mends lists the codes of rules whose findings the adaptation of this restore
 	// will put right: they inform, and stop nothing.
 	Mends []string
+}
+
+// Agent is a guest tool and the platform it belongs to; "" for one that has none
+// of its own, such as qemu-ga.
+type Agent struct {
+	Name     string
+	Platform vm.Platform
 }
 
 // Encrypted is one locked volume.

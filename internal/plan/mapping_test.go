@@ -106,7 +106,7 @@ func TestDetect(t *testing.T) {
 		{"the description", nil, &vm.Machine{Platform: vm.CloudStack}, nil, "", vm.CloudStack, "certain"},
 		{"VMware's hardware", nil, hw(vm.BusPVSCSI, vm.VMXNET3, "00:50:56:01:02:03", "", "debian12_64Guest"), nil, "", vm.VMware, "certain"},
 		{"a MAC alone", nil, hw("", "", "00:15:5D:01:02:03", "", ""), nil, "", vm.HyperV, "guessed"},
-		{"Azure's agent on VMBus", nil, hw(vm.BusVMBusSCSI, vm.NetVSC, "00:0d:3a:01:02:03", "", ""), &GuestFacts{Agents: []string{"WALinuxAgent"}}, "", vm.Azure, "likely"},
+		{"Azure's agent on VMBus", nil, hw(vm.BusVMBusSCSI, vm.NetVSC, "00:0d:3a:01:02:03", "", ""), &GuestFacts{Agents: []Agent{{"waagent", vm.Azure}}}, "", vm.Azure, "likely"},
 		{"EC2's UUID and ENA", nil, hw(vm.BusNVMe, vm.ENA, "", "EC2b8f2e", ""), nil, "", vm.AWS, "certain"},
 		{"overruled", nil, hw(vm.BusPVSCSI, vm.VMXNET3, "", "", ""), nil, vm.HyperV, vm.HyperV, "stated"},
 	} {

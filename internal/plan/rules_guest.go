@@ -180,8 +180,8 @@ var guestRules = []rule{
 	})},
 	{"foreign-agents", Information, "Guest tools of another platform do nothing, or harm.", "remove them after the restore", "guest inspection, target's platform", inspected(func(_ *Plan, r Request, g *GuestFacts, say say) {
 		for _, a := range g.Agents {
-			if p := AgentPlatform(a); p != "" && p != r.Target.Platform {
-				say("the guest has %s, which belongs to %s", a, p)
+			if a.Platform != vm.Unknown && a.Platform != r.Target.Platform {
+				say("the guest has %s, which belongs to %s", a.Name, a.Platform)
 			}
 		}
 	})},

@@ -64,8 +64,12 @@ var machineRules = []rule{
 		}
 	}},
 	{"firmware-mismatch", Warning, "The guest's own boot files say which firmware starts it.", "set --firmware as the guest has it", "firmware, guest inspection", func(p *Plan, r Request, say say) {
-		if g := r.Guest; g != nil && g.Roots > 0 && p.Machine.Firmware == vm.BIOS && g.UEFI && !g.mends("firmware-mismatch") && tableOfBoot(p, r) != "gpt" {
-			say("the guest starts by UEFI and the machine will by BIOS")
+		g := r.Guest
+		if g == nil || g.BootsBIOS == g.BootsUEFI {
+			return
+		}
+		if starts := map[bool]vm.Firmware{true: vm.UEFI, false: vm.BIOS}[g.BootsUEFI]; p.Machine.Firmware != "" && starts != p.Machine.Firmware {
+			say("the guest has a boot loader for %s only and the machine will start by %s", starts, p.Machine.Firmware)
 		}
 	}},
 	{"firmware-changed", Warning, "A system installed for one firmware does not start by the other.", "keep the source's firmware unless the disk starts by both", "firmware", func(p *Plan, r Request, say say) {
@@ -233,14 +237,6 @@ func orWhat(what, otherwise string) string {
 		return otherwise
 	}
 	return what
-}
-
-func tableOfBoot(p *Plan, r Request) string {
-	b := p.Machine.BootDisk()
-	if b < 0 || b >= len(r.Sources) {
-		return ""
-	}
-	return tableOf(r.Sources[b].Image)
 }
 
 // list joins names for a sentence, the first few of many.

@@ -169,7 +169,7 @@ var ruleCases = []ruleCase{
 	{"cpu-unknown", func(r *Request) { r.Machine.CPU = vm.CPU{} }, func(r *Request) { r.Machine.CPU = vm.CPU{Sockets: 1} }, "processors"},
 	{"memory-unknown", func(r *Request) { r.Machine.Memory = 0 }, func(r *Request) { r.Machine.Memory = 1 }, "memory"},
 	{"firmware-unknown", func(r *Request) { r.Machine.Firmware = "" }, func(r *Request) { r.Machine.Firmware = vm.UEFI }, "BIOS or UEFI; it will by bios"},
-	{"firmware-mismatch", guest(func(g *GuestFacts) { g.UEFI = true }), guest(func(*GuestFacts) {}), "by UEFI"},
+	{"firmware-mismatch", guest(func(g *GuestFacts) { g.BootsUEFI = true }), guest(func(g *GuestFacts) { g.BootsUEFI, g.BootsBIOS = true, true }), "for uefi only"},
 	{"firmware-changed", to(vm.VMware, func(r *Request) {
 		p, err := Make(*r)
 		if err != nil {
@@ -289,7 +289,7 @@ var ruleCases = []ruleCase{
 	{"windows-driver-unknown", to(vm.CloudStack, func(r *Request) { win(r, "2019"); r.Machine.Disks[0].Controller = vm.BusVirtioBlk }), to(vm.CloudStack, func(r *Request) { win(r, "2019") }), "virtio-win"},
 	{"xen-only", guest(func(g *GuestFacts) { g.XenOnly = true }), guest(func(*GuestFacts) {}), "Xen"},
 	{"efi-fallback", to(vm.VMware, func(r *Request) { r.Machine.Firmware, r.Guest.EFIFallback = vm.UEFI, false }), to(vm.VMware, func(r *Request) { r.Machine.Firmware = vm.UEFI }), "fallback"},
-	{"foreign-agents", guest(func(g *GuestFacts) { g.Agents = []string{"waagent"} }), guest(func(g *GuestFacts) { g.Agents = []string{"open-vm-tools", "qemu-ga"} }), "waagent, which belongs to azure"},
+	{"foreign-agents", guest(func(g *GuestFacts) { g.Agents = []Agent{{"waagent", vm.Azure}} }), guest(func(g *GuestFacts) { g.Agents = []Agent{{"open-vm-tools", vm.VMware}, {"qemu-ga", ""}} }), "waagent, which belongs to azure"},
 	// target
 	{"inventory-unknown", to(vm.VMware, func(r *Request) { r.Inventory = nil }), to(vm.VMware, nil), "not asked"},
 	{"inventory-old", func(r *Request) { r.Inventory.Asked = r.Now.Add(-2 * time.Hour) }, func(r *Request) { r.Inventory.Asked = r.Now.Add(-time.Minute) }, "2h0m0s ago"},

@@ -31,7 +31,7 @@ var enums = map[reflect.Type][]string{
 func Schema() []byte {
 	s := schemaOf(reflect.TypeFor[Plan]())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-	s["$id"] = "https://ascend.invalid/plan.schema.json"
+	s["$id"] = "urn:ascend:plan:1"
 	s["title"] = "A plan of ascend"
 	if v, ok := s["properties"].(map[string]any); ok {
 		v["version"] = map[string]any{"const": 1}

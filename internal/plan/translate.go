@@ -93,6 +93,10 @@ func topology(c vm.CPU) string {
 // firmware sets what starts the machine, Secure Boot and the TPM.
 func (p *Plan) firmware(r Request) {
 	m := p.Machine
+	if g := r.Guest; m.Firmware == "" && g != nil && g.BootsBIOS != g.BootsUEFI {
+		m.Firmware = map[bool]vm.Firmware{true: vm.UEFI, false: vm.BIOS}[g.BootsUEFI]
+		p.change("firmware", "not known", string(m.Firmware), "as the guest's boot loader has it")
+	}
 	if b := m.BootDisk(); m.Firmware == "" && b >= 0 {
 		if f := firmwareOf(r.Sources[b].Image); f != "" && p.change("firmware", "not known", string(f), "as the boot disk's partition table has it") {
 			m.Firmware = f

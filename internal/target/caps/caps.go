@@ -105,7 +105,7 @@ func vmware() target.Capabilities {
 			{Name: "uuid", Help: "keep the source's SMBIOS UUID, or let the platform make a new one", Default: "new", Values: []string{"new", "keep"}},
 		},
 		Traits: &target.Traits{
-			StorageField: "datastore", Topology: true, MemoryStep: 4 * vm.MiB, Clock: "guest", Name: target.NameRule{Max: 80, Forbid: "%/\\"},
+			StorageField: "datastore", Topology: true, MemoryStep: 4 * vm.MiB, Clock: "guest", Name: target.NameRule{Max: 80},
 			OldestWindows: nt52, Rate: 100e6, // one NFC stream is slow; several disks make it up
 			Drivers: target.Drivers{
 				LinuxStorage: [][]string{{"vmw_pvscsi"}, {"mptspi"}, {"mptsas"}, {"ahci"}, {"nvme"}}, LinuxNet: []string{"vmxnet3", "e1000e", "e1000"},

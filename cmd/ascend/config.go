@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"golang.org/x/term"
 
+	"ascend/internal/plan"
 	"ascend/internal/secret"
 	"ascend/internal/target"
 	"ascend/internal/target/all"
@@ -29,8 +30,17 @@ import (
 //	    server: vcenter.example.org
 //	    username: restore@vsphere.local
 //	    password_file: ~/.config/ascend/vc1.password
+//	mappings:
+//	  lab:
+//	    networks:
+//	      - {from: "VM Network", to: lab}
+//	rates: ~/.config/ascend/rates.yaml
 type config struct {
 	Targets map[string]map[string]string `yaml:"targets"`
+	// Mappings are named sets for --map; see plan.Mapping.
+	Mappings map[string]plan.Mapping `yaml:"mappings,omitempty"`
+	// Rates is the file of the rate card of on-premises targets.
+	Rates string `yaml:"rates,omitempty"`
 
 	path string
 }

@@ -46,7 +46,14 @@ repository. Without --repo, name the image files of the machine's disks, in orde
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return a.restore(c, &r, args) },
 	}
-	r.register(c, a)
+	r.register(c, a, "o")
+	_ = c.MarkFlagRequired("to")
+	r.registerRun(c)
+	return c
+}
+
+// registerRun registers the flags that restore and apply share: how it is done.
+func (r *restoreFlags) registerRun(c *cobra.Command) {
 	f := c.Flags()
 	f.BoolVarP(&r.accept, "accept", "y", false, "accept the plan's warnings")
 	f.BoolVar(&r.keep, "keep", false, "keep what was made on Ctrl-C or failure; the same command goes on, or: ascend undo JOB")
@@ -57,11 +64,27 @@ repository. Without --repo, name the image files of the machine's disks, in orde
 	f.StringVar(&r.receipt, "receipt", "", "write the receipt to this `file` too")
 	f.IntVarP(&r.workers, "workers", "m", 0, "ranges at once for each disk (default: the target's)")
 	f.IntVar(&r.disks, "parallel-disks", 4, "disks at once")
-	return c
 }
 
 func (a *app) restore(c *cobra.Command, r *restoreFlags, args []string) error {
-	ctx := c.Context()
+	ch, err := choose(c, r.repo, r.sourceFormat, args)
+	if err != nil {
+		return err
+	}
+	defer ch.repo.Close()
+	t, s, err := a.openTarget(c.Context(), r.to)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return a.carryOut(c, r, ch, t, r.key(ch.b, ch.name, s.Name), func() (*prepared, error) {
+		return r.prepare(c.Context(), ch, t, s)
+	})
+}
+
+// carryOut runs the unfinished job of key, else a new one of the plan that
+// prepare makes, once it is consented to.
+func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, t target.Target, key string, prepare func() (*prepared, error)) error {
 	o := restore.Options{Disks: r.disks, Workers: r.workers, NoVerify: r.noVerify, Software: software()}
 	var err error
 	if o.Limit, err = parseLimit(r.limit); err != nil {
@@ -74,16 +97,6 @@ func (a *app) restore(c *cobra.Command, r *restoreFlags, args []string) error {
 	if o.Key, err = restore.SigningKey(filepath.Join(st.Dir(), "receipt.key")); err != nil {
 		return err
 	}
-	ch, err := choose(c, r.repo, r.sourceFormat, args)
-	if err != nil {
-		return err
-	}
-	defer ch.repo.Close()
-	t, s, err := a.openTarget(ctx, r.to)
-	if err != nil {
-		return err
-	}
-	defer t.Close()
 	made, err := makeLocal(r.to)
 	if err != nil {
 		return err
@@ -94,7 +107,7 @@ func (a *app) restore(c *cobra.Command, r *restoreFlags, args []string) error {
 		}
 	}()
 	o.OpenDisk = func(ctx context.Context, i int) (disk.Image, error) { return ch.repo.OpenDisk(ctx, ch.b, i) }
-	j, err := a.job(ctx, r, st, ch, t, s)
+	j, err := a.job(r, st, key, prepare)
 	if err != nil {
 		return err
 	}
@@ -103,8 +116,7 @@ func (a *app) restore(c *cobra.Command, r *restoreFlags, args []string) error {
 }
 
 // job resumes the unfinished job of the same request, or plans a new one.
-func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *chosen, t target.Target, s target.Settings) (*restore.Job, error) {
-	key := r.key(ch.b, ch.name, s.Name)
+func (a *app) job(r *restoreFlags, st *restore.State, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
 	if !r.fresh {
 		j, err := st.Unfinished(key)
 		if err == nil {
@@ -115,7 +127,7 @@ func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *c
 			return nil, err
 		}
 	}
-	p, err := r.prepare(ctx, ch, t, s)
+	p, err := prepare()
 	if err != nil {
 		return nil, err
 	}

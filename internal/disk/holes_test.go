@@ -104,3 +104,57 @@ func TestFileExtentsStops(t *testing.T) {
 		}
 	}
 }
+
+// TestStored: a file that is nearly full is all data, one with holes worth
+// leaving out is exact, and neither depends on what was asked before.
+func TestStored(t *testing.T) {
+	const m = 1 << 20
+	ask := func(f *File, off, n int64) (got []Extent) {
+		if err := f.Stored(t.Context(), off, n, func(e Extent) error {
+			got = append(got, e)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	full := sparse(t, 64*m, Extent{Off: 0, Len: 30 * m}, Extent{Off: 31 * m, Len: 33 * m})
+	if got, want := ask(full, 29*m, 100*m), []Extent{{Off: 29 * m, Len: 35 * m, Data: true}}; !slices.Equal(got, want) {
+		t.Errorf("nearly full: %v, want %v", got, want)
+	}
+	holed := sparse(t, 64*m, Extent{Off: 8 * m, Len: 4 * m}, Extent{Off: 32 * m, Len: 32 * m})
+	for range 2 { // the second time from what is remembered
+		for _, c := range []struct {
+			off, n int64
+			want   []Extent
+		}{
+			{0, 64 * m, []Extent{{0, 8 * m, false}, {8 * m, 4 * m, true}, {12 * m, 20 * m, false}, {32 * m, 32 * m, true}}},
+			{40 * m, m, []Extent{{40 * m, m, true}}},
+			{9 * m, 2 * m, []Extent{{9 * m, 2 * m, true}}},
+			{33 * m, 3 * m, []Extent{{33 * m, 3 * m, true}}},
+			{31 * m, 2 * m, []Extent{{31 * m, m, false}, {32 * m, m, true}}},
+		} {
+			if got := ask(holed, c.off, c.n); !slices.Equal(got, c.want) {
+				t.Errorf("[%d, +%d): %v, want %v", c.off, c.n, got, c.want)
+			}
+		}
+	}
+}
+
+// TestReadFull tells a file that became shorter from a range that never was in it.
+func TestReadFull(t *testing.T) {
+	f := sparse(t, 4096, Extent{Off: 0, Len: 4096})
+	p := make([]byte, 1024)
+	if err := f.ReadFull(p, 3072); err != nil || p[1023] != 1 {
+		t.Errorf("last bytes: %v", err)
+	}
+	if err := f.ReadFull(p, 3073); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("beyond the end: %v", err)
+	}
+	if err := os.Truncate(f.Fd().Name(), 2048); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ReadFull(p, 3072); !errors.Is(err, ErrChanged) {
+		t.Errorf("shortened: %v", err)
+	}
+}

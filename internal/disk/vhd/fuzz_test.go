@@ -62,26 +62,6 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// FuzzBitRun compares with counting bit by bit.
-func FuzzBitRun(f *testing.F) {
-	f.Add([]byte{0, 0, 1}, uint16(3))
-	f.Add([]byte{0xff, 0xff, 0xfe}, uint16(7))
-	f.Add([]byte{0x0f, 0xf0}, uint16(4))
-	f.Fuzz(func(t *testing.T, p []byte, from uint16) {
-		if int(from) >= len(p)*8 {
-			return
-		}
-		bit := func(i int) bool { return p[i/8]>>(7-i%8)&1 == 1 }
-		want := int64(0)
-		for i := int(from); i < len(p)*8 && bit(i) == bit(int(from)); i++ {
-			want++
-		}
-		if n, set := bitRun(p, int64(from)); n != want || set != bit(int(from)) {
-			t.Fatalf("bitRun(%x, %d) = %d, %v, want %d", p, from, n, set, want)
-		}
-	})
-}
-
 // TestConcurrent reads one chain from many goroutines under the race detector.
 func TestConcurrent(t *testing.T) {
 	dir := t.TempDir()

@@ -4,17 +4,20 @@
 package vhd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
 
 	"ascend/internal/disk"
+	"ascend/internal/disk/backing"
 )
 
 // image is an opened VHD with its parents. It is immutable but for full, which
 // is a cache; any number of goroutines may read.
 type image struct {
+	backing.Blocks
 	file  *disk.File
 	foot  footer
 	head  header // unless fixed
@@ -37,6 +40,13 @@ func Open(env *disk.Env, f *disk.File) (disk.Image, error) {
 	if err != nil {
 		f.Close()
 		return nil, err
+	}
+	img.Blocks = backing.Blocks{Name: f.Name(), Length: img.size, Own: f, Runs: img.runs}
+	if img.table == nil {
+		img.Own = whole{f}
+	}
+	if img.parent != nil {
+		img.Parent = img.parent
 	}
 	return img, nil
 }
@@ -82,9 +92,6 @@ func open(env *disk.Env, f *disk.File) (*image, error) {
 	return img, nil
 }
 
-// Size implements disk.Disk.
-func (d *image) Size() int64 { return d.size }
-
 // Close closes the files of the whole chain.
 func (d *image) Close() error {
 	if d.parent == nil {
@@ -118,4 +125,12 @@ func (d *image) Info() disk.Info {
 		info.Notes = append(info.Notes, slices.Clone(l.notes)...)
 	}
 	return info
+}
+
+// whole is the file of a fixed disk, which no table describes: its holes are the
+// only ones there are.
+type whole struct{ *disk.File }
+
+func (w whole) Stored(ctx context.Context, off, n int64, yield func(disk.Extent) error) error {
+	return w.Extents(ctx, off, n, yield)
 }

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 func main() {
@@ -20,9 +21,10 @@ func main() {
 	flag.StringVar(&b.dir, "dir", "", "folder for sources (default: a temporary one)")
 	flag.StringVar(&b.out, "out", "/dev/shm", "folder for target files; tmpfs gives the steadiest figures")
 	flag.StringVar(&b.files, "files", "/usr", "folder of real files that the corpus is made of")
-	flag.Int64Var(&b.data, "data", 2200<<20, "bytes of real files in the corpus")
+	flag.Int64Var(&b.data, "data", 2200<<20, "bytes of real files in the corpus; its disk is four times as large")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
-	flag.StringVar(&only, "only", "convert,compressed,sources,read,send,sparse", "parts to run")
+	flag.DurationVar(&b.most, "most", time.Minute, "no new round begins of a pair that took this long")
+	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
 	err := func() error {
@@ -49,6 +51,7 @@ type bench struct {
 	ascend, dir, out, files string
 	data                    int64
 	rounds                  int
+	most                    time.Duration
 	self                    string
 }
 
@@ -78,7 +81,7 @@ func (b *bench) run(ctx context.Context, parts []string) error {
 		return err
 	}
 	steps := map[string]func(context.Context, *corpus) error{
-		"convert": b.convert, "compressed": b.compressed, "sources": b.sources, "read": b.read, "send": b.send, "sparse": b.sparse,
+		"convert": b.convert, "digest": b.digest, "compressed": b.compressed, "read": b.read, "send": b.send, "sparse": b.sparse,
 	}
 	for _, p := range parts {
 		f, ok := steps[p]

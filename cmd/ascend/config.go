@@ -109,7 +109,11 @@ func (a *app) settings(name string) (target.Settings, error) {
 			have = append(have, n)
 		}
 		slices.Sort(have)
-		return target.Settings{}, withHint(fmt.Errorf("no target is named %q in %s (it has: %s)", name, c.path, strings.Join(have, ", ")),
+		has := "has none"
+		if len(have) > 0 {
+			has = "has: " + strings.Join(have, ", ")
+		}
+		return target.Settings{}, withHint(fmt.Errorf("no target is named %q in %s (it %s)", name, c.path, has),
 			"add it with: ascend target add %s --platform …, or use local:DIR", name)
 	}
 	p, err := vm.ParsePlatform(t["platform"])

@@ -31,7 +31,7 @@ Secrets never stand on a command line or in the configuration: give
 --set password_file=FILE or --set password_env=VARIABLE; without either the
 password is asked for when it is needed. "ascend target settings PLATFORM" lists
 the keys.`,
-		Example: `  ascend target add vc1 --platform vmware --set server=vcenter.example.org \
+		Example: `  ascend target add vc1 --platform vmware --set url=vcenter.example.org \
       --set username=restore@vsphere.local --set password_file=/etc/ascend/vc1.password`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {

@@ -20,9 +20,9 @@ import (
 
 type restoreFlags struct {
 	requestFlags
-	accept, keep, fresh, noVerify, progress bool
-	limit, receipt                          string
-	workers, disks                          int
+	accept, keep, fresh, noVerify, noManifest, progress bool
+	limit, receipt                                      string
+	workers, disks                                      int
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -52,6 +52,7 @@ repository. Without --repo, name the image files of the machine's disks, in orde
 	f.BoolVar(&r.keep, "keep", false, "keep what was made on Ctrl-C or failure; the same command goes on, or: ascend undo JOB")
 	f.BoolVar(&r.fresh, "new", false, "begin a new job although one of the same request is unfinished")
 	f.BoolVar(&r.noVerify, "no-verify", false, "do not read landed disks back where the platform has no verdict of its own")
+	f.BoolVar(&r.noManifest, "no-manifest", false, "do not compare an OVA's or OVF's files with its manifest first")
 	f.BoolVarP(&r.progress, "progress", "p", false, "show bars although stderr is no terminal")
 	f.StringVar(&r.limit, "limit", "", "bandwidth cap of all disks together, `BYTES` a second, as 100M")
 	f.StringVar(&r.receipt, "receipt", "", "write the receipt to this `file` too")
@@ -124,6 +125,9 @@ func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *c
 		printPlan(os.Stderr, p.plan)
 	}
 	if err := consent(p.plan, r.accept); err != nil {
+		return nil, err
+	}
+	if err := a.beforeRestore(ctx, r, ch); err != nil {
 		return nil, err
 	}
 	return st.Create(key, p.plan, restore.Fingerprint(p.images), p.maps)

@@ -39,6 +39,12 @@ func NewMeter() *Meter { return &Meter{} }
 // SetTotal says how many allocated bytes there are.
 func (m *Meter) SetTotal(n int64) { m.total.Store(n) }
 
+// Add counts n bytes as done, of work that is no transfer.
+func (m *Meter) Add(n int64) {
+	m.begin()
+	m.add(n)
+}
+
 func (m *Meter) begin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

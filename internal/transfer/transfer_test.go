@@ -391,3 +391,19 @@ func TestScanAndFindZeros(t *testing.T) {
 		}
 	}
 }
+
+// TestMeterStopsAtTheEnd: what is done keeps its rate and its time.
+func TestMeterStopsAtTheEnd(t *testing.T) {
+	m := NewMeter()
+	m.SetTotal(3 << 20)
+	m.Add(1 << 20)
+	if p := m.Read(); p.ETA == 0 {
+		t.Errorf("a third is done and nothing is left: %+v", p)
+	}
+	m.Add(2 << 20)
+	first := m.Read()
+	time.Sleep(20 * time.Millisecond) // time passes; nothing is waited for
+	if again := m.Read(); first != again || first.Rate <= 0 || first.ETA != 0 {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+}

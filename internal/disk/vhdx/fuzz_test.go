@@ -13,9 +13,9 @@ import (
 // disagree with its own extents.
 func FuzzOpen(f *testing.F) {
 	const size = 2 << 20
-	own := random(1, size)
-	base := spec{size: size, data: random(2, size), write: [16]byte{1}}.build()
-	m := spec{size: size, data: own, has: scattered(9, size/512), child: true, write: [16]byte{2},
+	own := disktest.Random(1, size)
+	base := spec{size: size, data: disktest.Random(2, size), write: [16]byte{1}}.build()
+	m := spec{size: size, data: own, has: disktest.Scattered(9, size/512), child: true, write: [16]byte{2},
 		pairs: [][2]string{{"parent_linkage", linkage(1)}, {"relative_path", "base.vhdx"}, {"absolute_win32_path", `\\?\C:\fuzz.vhdx`}}}.build()
 	length := int64(len(m.p))
 	head := m.p[64<<10:][:80]

@@ -131,16 +131,13 @@ func (a *app) settings(name string) (target.Settings, error) {
 // that is given nowhere is asked for on a terminal.
 func readSettings(name string, kind target.Kind, t map[string]string) (target.Settings, error) {
 	s := target.Settings{Name: name, Platform: kind.Platform, Values: map[string]string{}, Secrets: map[string]secret.String{}}
-	known := map[string]bool{"platform": true}
 	for _, f := range kind.Settings {
 		if !f.Secret {
-			known[f.Name] = true
 			if v, ok := t[f.Name]; ok {
 				s.Values[f.Name] = v
 			}
 			continue
 		}
-		known[f.Name+"_file"], known[f.Name+"_env"] = true, true
 		if _, ok := t[f.Name]; ok {
 			return s, withHint(fmt.Errorf("target %s: %s must not stand in the configuration", name, f.Name), "use %s_file or %s_env", f.Name, f.Name)
 		}
@@ -151,7 +148,7 @@ func readSettings(name string, kind target.Kind, t map[string]string) (target.Se
 		s.Secrets[f.Name] = v
 	}
 	for k := range t {
-		if !known[k] {
+		if !knownSetting(kind, k) {
 			return s, withHint(fmt.Errorf("target %s: unknown setting %q", name, k), "see: ascend target settings %s", kind.Platform)
 		}
 	}

@@ -41,10 +41,24 @@ func (b *bench) corpus(ctx context.Context) (*corpus, error) {
 	return c, command(ctx, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-N", "400000", "-d", tree, c.raw, fmt.Sprintf("%dM", 4*b.data>>20))
 }
 
-// gather links or copies files until there are enough bytes.
+// gather links or copies files until there are enough bytes. Where there are not
+// that many it takes them again, as copies: a file system stores a link once.
 func gather(from, to string, want int64) error {
-	errEnough := errors.New("enough")
 	var have int64
+	for pass := 0; have < want; pass++ {
+		before := have
+		if err := gatherOnce(from, filepath.Join(to, fmt.Sprint(pass)), want, &have, pass == 0); err != nil {
+			return err
+		}
+		if have == before {
+			return fmt.Errorf("%s holds no files: give another folder with -files", from)
+		}
+	}
+	return nil
+}
+
+func gatherOnce(from, to string, want int64, have *int64, link bool) error {
+	errEnough := errors.New("enough")
 	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return fs.SkipDir // not ours to read
@@ -64,21 +78,18 @@ func gather(from, to string, want int64) error {
 		if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 			return err
 		}
-		if err := os.Link(p, dst); err != nil {
-			if err := copyFile(p, dst); err != nil { // another file system
+		if !link || os.Link(p, dst) != nil { // or another file system
+			if err := copyFile(p, dst); err != nil {
 				return err
 			}
 		}
-		if have += st.Size(); have >= want {
+		if *have += st.Size(); *have >= want {
 			return errEnough
 		}
 		return nil
 	})
 	if errors.Is(err, errEnough) {
 		return nil
-	}
-	if err == nil && have < want {
-		return fmt.Errorf("%s holds only %d MiB: give another folder with -files or less with -data", from, have>>20)
 	}
 	return err
 }

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
 func main() {
-	var b bench
+	b := bench{sources: sources}
 	var only string
 	flag.StringVar(&b.ascend, "ascend", "bin/ascend", "the program to measure")
 	flag.StringVar(&b.dir, "dir", "", "folder for sources (default: a temporary one)")
@@ -24,11 +26,20 @@ func main() {
 	flag.Int64Var(&b.data, "data", 2200<<20, "bytes of real files in the corpus; its disk is four times as large")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
 	flag.DurationVar(&b.most, "most", time.Minute, "no new round begins of a pair that took this long")
+	flag.Func("sources", "source formats of the parts convert, compressed and read, separated by commas (default: all)", func(v string) error {
+		b.sources = strings.Split(v, ",")
+		for _, n := range b.sources {
+			if !slices.Contains(sources, n) {
+				return fmt.Errorf("it is one of %s", strings.Join(sources, ", "))
+			}
+		}
+		return nil
+	})
 	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
 	err := func() error {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		switch *mode {
 		case "sink":
@@ -52,6 +63,7 @@ type bench struct {
 	data                    int64
 	rounds                  int
 	most                    time.Duration
+	sources                 []string
 	self                    string
 }
 

@@ -68,7 +68,7 @@ func (b *bench) table(ctx context.Context, c *corpus, title string, names []stri
 
 // convert is every source format to every format of known size.
 func (b *bench) convert(ctx context.Context, c *corpus) error {
-	return b.table(ctx, c, "every source to every plain target format, new files, without a digest on either side", sources, outputs, false)
+	return b.table(ctx, c, "every source to every plain target format, new files, without a digest on either side", b.sources, outputs, false)
 }
 
 // digest is what taking the disk's digest in passing costs.
@@ -78,12 +78,12 @@ func (b *bench) digest(ctx context.Context, c *corpus) error {
 
 // compressed is every source format to every compressed one.
 func (b *bench) compressed(ctx context.Context, c *corpus) error {
-	return b.table(ctx, c, "every source to every compressed target format, without a digest on either side", sources, packed, false)
+	return b.table(ctx, c, "every source to every compressed target format, without a digest on either side", b.sources, packed, false)
 }
 
 func (b *bench) read(ctx context.Context, c *corpus) error {
 	fmt.Printf("\n## reading to nothing, without a digest\n\n| | 10 readings, s | GiB of data a second | MiB of memory |\n|---|---|---|---|\n")
-	for _, n := range sources {
+	for _, n := range b.sources {
 		s, err := c.get(ctx, n)
 		if err != nil {
 			return err

@@ -170,8 +170,12 @@ func readSecret(name string, f target.Setting, t map[string]string) (secret.Stri
 		}
 		return secret.New(strings.TrimRight(string(b), "\r\n")), nil
 	}
-	if !f.Required || !term.IsTerminal(int(os.Stdin.Fd())) {
+	if !f.Required {
 		return secret.String{}, nil
+	}
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return secret.String{}, withHint(fmt.Errorf("target %s: its %s is not known, and there is no terminal to ask for it", name, f.Name),
+			"add %s_file or %s_env to the target's settings", f.Name, f.Name)
 	}
 	fmt.Fprintf(os.Stderr, "%s of target %s: ", f.Name, name)
 	b, err := term.ReadPassword(int(os.Stdin.Fd()))

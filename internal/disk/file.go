@@ -173,7 +173,7 @@ func newFile(f *os.File, name string) (*File, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: cannot read the file's identity", name)
 	}
-	file := &File{f: f, name: name, size: st.Size(), whole: st.Size(), ino: sys.Ino, dev: sys.Dev, mtime: st.ModTime(), ctime: sys.Ctim, stored: sys.Blocks * 512, known: new(atomic.Pointer[Extent])}
+	file := &File{f: f, name: name, size: st.Size(), whole: st.Size(), ino: sys.Ino, dev: sys.Dev, mtime: st.ModTime(), ctime: sys.Ctim, known: new(atomic.Pointer[Extent])}
 	switch {
 	case st.Mode().IsRegular():
 	case st.Mode()&fs.ModeDevice != 0 && st.Mode()&fs.ModeCharDevice == 0:

@@ -39,16 +39,6 @@ func (f *File) Extents(ctx context.Context, off, n int64, yield func(Extent) err
 	return nil
 }
 
-// Stored is Extents for a range that an image's own tables say is data, as
-// most of such a file is. Looking for holes then costs more than reading them:
-// where they make less than a 32nd of the file, all of the range is Data.
-func (f *File) Stored(ctx context.Context, off, n int64, yield func(Extent) error) error {
-	if off < 0 || n < 0 || off >= f.size || f.stored < f.whole-f.whole/32 {
-		return f.Extents(ctx, off, n, yield)
-	}
-	return yield(Extent{Off: off, Len: min(n, f.size-off), Data: true})
-}
-
 // extent is the extent at off, from there to its end. The last one found is
 // remembered: the file system walks over all of an extent to find its end, and
 // an image's blocks ask for the same one again and again.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // sparse makes a file of size bytes with data in the given ranges.
@@ -105,25 +107,12 @@ func TestFileExtentsStops(t *testing.T) {
 	}
 }
 
-// TestStored: a file that is nearly full is all data, one with holes worth
-// leaving out is exact, and neither depends on what was asked before.
-func TestStored(t *testing.T) {
+// TestExtentsAgain: what was found before does not change what is found, in
+// whatever order it is asked for.
+func TestExtentsAgain(t *testing.T) {
 	const m = 1 << 20
-	ask := func(f *File, off, n int64) (got []Extent) {
-		if err := f.Stored(t.Context(), off, n, func(e Extent) error {
-			got = append(got, e)
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	full := sparse(t, 64*m, Extent{Off: 0, Len: 30 * m}, Extent{Off: 31 * m, Len: 33 * m})
-	if got, want := ask(full, 29*m, 100*m), []Extent{{Off: 29 * m, Len: 35 * m, Data: true}}; !slices.Equal(got, want) {
-		t.Errorf("nearly full: %v, want %v", got, want)
-	}
-	holed := sparse(t, 64*m, Extent{Off: 8 * m, Len: 4 * m}, Extent{Off: 32 * m, Len: 32 * m})
-	for range 2 { // the second time from what is remembered
+	f := sparse(t, 64*m, Extent{Off: 8 * m, Len: 4 * m}, Extent{Off: 32 * m, Len: 32 * m})
+	for range 2 {
 		for _, c := range []struct {
 			off, n int64
 			want   []Extent
@@ -134,10 +123,39 @@ func TestStored(t *testing.T) {
 			{33 * m, 3 * m, []Extent{{33 * m, 3 * m, true}}},
 			{31 * m, 2 * m, []Extent{{31 * m, m, false}, {32 * m, m, true}}},
 		} {
-			if got := ask(holed, c.off, c.n); !slices.Equal(got, c.want) {
+			if got := fileExtents(t, f, c.off, c.n); !slices.Equal(got, c.want) {
 				t.Errorf("[%d, +%d): %v, want %v", c.off, c.n, got, c.want)
 			}
 		}
+	}
+}
+
+// TestPreallocated: space that was set aside and not written reads as zeros, and
+// is a hole although it takes place.
+func TestPreallocated(t *testing.T) {
+	const m = 1 << 20
+	f := sparse(t, 64*m, Extent{Off: 8 * m, Len: m})
+	w, err := os.OpenFile(f.Fd().Name(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := errors.Join(unix.Fallocate(int(w.Fd()), 0, 0, 64*m), w.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenDevice(f.Fd().Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	var data int64
+	for _, e := range fileExtents(t, again, 0, 64*m) {
+		if e.Data {
+			data += e.Len
+		}
+	}
+	if data > 2*m {
+		t.Errorf("%d bytes are data, 1 MiB was written", data)
 	}
 }
 

@@ -46,8 +46,8 @@ type Blocks struct {
 type Store interface {
 	// ReadFull fills p from offset off.
 	ReadFull(p []byte, off int64) error
-	// Stored yields the extents of [off, off+n); see disk.File.Stored.
-	Stored(ctx context.Context, off, n int64, yield func(disk.Extent) error) error
+	// Extents yields the extents of [off, off+n); see disk.File.Extents.
+	Extents(ctx context.Context, off, n int64, yield func(disk.Extent) error) error
 	// Size is the file's length in bytes.
 	Size() int64
 }
@@ -122,7 +122,7 @@ func (b *Blocks) Extents(ctx context.Context, off, n int64, yield func(disk.Exte
 		}
 		switch {
 		case r.From == Own:
-			err = Stored(ctx, b.Own, off, r.At, r.Len, m)
+			err = FileExtents(ctx, b.Own, off, r.At, r.Len, m)
 		case r.From == Parent && b.Parent != nil:
 			err = Extents(ctx, b.Parent, off, r.Len, m)
 		default:
@@ -136,12 +136,12 @@ func (b *Blocks) Extents(ctx context.Context, off, n int64, yield func(disk.Exte
 	return m.Flush()
 }
 
-// Stored gives m the extents of [off, off+n) of the disk, which lies in f from
-// at on. What is beyond the file's end is a hole.
-func Stored(ctx context.Context, f Store, off, at, n int64, m *Merger) error {
+// FileExtents gives m the extents of [off, off+n) of the disk, which lies in f
+// from at on. What is beyond the file's end is a hole.
+func FileExtents(ctx context.Context, f Store, off, at, n int64, m *Merger) error {
 	in := min(n, max(f.Size()-at, 0))
 	if in > 0 {
-		err := f.Stored(ctx, at, in, func(e disk.Extent) error {
+		err := f.Extents(ctx, at, in, func(e disk.Extent) error {
 			e.Off += off - at
 			return m.Add(e)
 		})

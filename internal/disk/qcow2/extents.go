@@ -34,7 +34,7 @@ func (l *layer) Extents(ctx context.Context, off, n int64, yield func(disk.Exten
 		off += r.n
 		switch {
 		case r.kind == data:
-			err = backing.Stored(ctx, l.f, r.off, int64(r.host), r.n, m)
+			err = backing.FileExtents(ctx, l.f, r.off, int64(r.host), r.n, m)
 		case r.kind == hole && l.parent != nil:
 			err = backing.Extents(ctx, l.parent, r.off, r.n, m)
 		default:

@@ -4,7 +4,6 @@
 package vhd
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,9 +41,6 @@ func Open(env *disk.Env, f *disk.File) (disk.Image, error) {
 		return nil, err
 	}
 	img.Blocks = backing.Blocks{Name: f.Name(), Length: img.size, Own: f, Runs: img.runs}
-	if img.table == nil {
-		img.Own = whole{f}
-	}
 	if img.parent != nil {
 		img.Parent = img.parent
 	}
@@ -125,12 +121,4 @@ func (d *image) Info() disk.Info {
 		info.Notes = append(info.Notes, slices.Clone(l.notes)...)
 	}
 	return info
-}
-
-// whole is the file of a fixed disk, which no table describes: its holes are the
-// only ones there are.
-type whole struct{ *disk.File }
-
-func (w whole) Stored(ctx context.Context, off, n int64, yield func(disk.Extent) error) error {
-	return w.Extents(ctx, off, n, yield)
 }

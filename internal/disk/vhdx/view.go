@@ -55,15 +55,15 @@ func (v *view) find(off int64) int {
 	return sort.Search(len(v.patches), func(i int) bool { return v.patches[i].off+v.patches[i].len > off })
 }
 
-// Stored yields the extents of [off, off+n) of the view; see disk.File.Stored. A
-// range that the log touches is data as a whole.
-func (v *view) Stored(ctx context.Context, off, n int64, yield func(disk.Extent) error) error {
+// Extents yields the extents of [off, off+n) of the view; see disk.File.Extents.
+// A range that the log touches is data as a whole.
+func (v *view) Extents(ctx context.Context, off, n int64, yield func(disk.Extent) error) error {
 	if i := v.find(off); i < len(v.patches) && v.patches[i].off < off+n {
 		return yield(disk.Extent{Off: off, Len: n, Data: true})
 	}
 	in := min(n, max(v.f.Size()-off, 0))
 	if in > 0 {
-		if err := v.f.Stored(ctx, off, in, yield); err != nil {
+		if err := v.f.Extents(ctx, off, in, yield); err != nil {
 			return err
 		}
 	}

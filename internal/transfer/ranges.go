@@ -123,7 +123,7 @@ type worker struct {
 func newWorker(f *image.File, sink RangeSink, o Options) *worker {
 	w := &worker{f: f, sink: sink, o: o}
 	unit := max(o.Block, digest.LeafSize)
-	size := max(o.MaxRange/unit, 1) * unit
+	size := max(min(o.MaxRange/unit, f.Size()/unit+1), 1) * unit // no more than there is
 	if o.Block > 0 {
 		size += unit // for the part of a block that is kept back
 	}

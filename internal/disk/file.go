@@ -160,7 +160,6 @@ type File struct {
 	mtime  time.Time
 	ctime  syscall.Timespec
 	device bool
-	stored int64                   // bytes of the whole file that are on the disk; holes are not
 	known  *atomic.Pointer[Extent] // the extent that was last looked for
 }
 

@@ -14,8 +14,8 @@ import (
 )
 
 func (a *app) backupsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "backups", Short: "list and show the backups of a repository", Args: cobra.NoArgs}
-	c.AddCommand(a.backupsLs(), a.backupsShow())
+	c := &cobra.Command{Use: "backups", Short: "list, show and check the backups of a repository", Args: cobra.NoArgs}
+	c.AddCommand(a.backupsLs(), a.backupsShow(), a.backupsCheck())
 	return c
 }
 

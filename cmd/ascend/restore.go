@@ -20,9 +20,9 @@ import (
 
 type restoreFlags struct {
 	requestFlags
-	accept, keep, fresh, noVerify, progress bool
-	limit, receipt                          string
-	workers, disks                          int
+	accept, keep, fresh, noVerify, noManifest, progress bool
+	limit, receipt                                      string
+	workers, disks                                      int
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -59,6 +59,7 @@ func (r *restoreFlags) registerRun(c *cobra.Command) {
 	f.BoolVar(&r.keep, "keep", false, "keep what was made on Ctrl-C or failure; the same command goes on, or: ascend undo JOB")
 	f.BoolVar(&r.fresh, "new", false, "begin a new job although one of the same request is unfinished")
 	f.BoolVar(&r.noVerify, "no-verify", false, "do not read landed disks back where the platform has no verdict of its own")
+	f.BoolVar(&r.noManifest, "no-manifest", false, "do not compare an OVA's or OVF's files with its manifest first")
 	f.BoolVarP(&r.progress, "progress", "p", false, "show bars although stderr is no terminal")
 	f.StringVar(&r.limit, "limit", "", "bandwidth cap of all disks together, `BYTES` a second, as 100M")
 	f.StringVar(&r.receipt, "receipt", "", "write the receipt to this `file` too")
@@ -107,7 +108,7 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, t target.T
 		}
 	}()
 	o.OpenDisk = func(ctx context.Context, i int) (disk.Image, error) { return ch.repo.OpenDisk(ctx, ch.b, i) }
-	j, err := a.job(r, st, key, prepare)
+	j, err := a.job(c.Context(), r, st, ch, key, prepare)
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, t target.T
 }
 
 // job resumes the unfinished job of the same request, or plans a new one.
-func (a *app) job(r *restoreFlags, st *restore.State, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
+func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *chosen, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
 	if !r.fresh {
 		j, err := st.Unfinished(key)
 		if err == nil {
@@ -136,6 +137,9 @@ func (a *app) job(r *restoreFlags, st *restore.State, key string, prepare func()
 		printPlan(os.Stderr, p.plan)
 	}
 	if err := consent(p.plan, r.accept); err != nil {
+		return nil, err
+	}
+	if err := a.beforeRestore(ctx, r, ch); err != nil {
 		return nil, err
 	}
 	return st.Create(key, p.plan, restore.Fingerprint(p.images), p.maps)

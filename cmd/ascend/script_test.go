@@ -128,7 +128,8 @@ func edit(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // interrupt SIGNAL FILE ARGS… runs the program and signals it once FILE, a
-// pattern, is longer than nothing. Its exit code is in $EXIT.
+// pattern, is longer than nothing. Its exit code is in $EXIT, what it said in the
+// file interrupted.
 func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	self, err := os.Executable()
 	ts.Check(err)
@@ -164,6 +165,7 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	st, err := p.Wait()
 	ts.Check(err)
 	<-read
+	ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o600))
 	ts.Logf("%s", out.String())
 	ts.Setenv("EXIT", strconv.Itoa(st.ExitCode()))
 }

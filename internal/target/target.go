@@ -237,9 +237,11 @@ type Delivery struct {
 	// Digests asks for Sum fields: "sha1", "sha256". Streams only.
 	Digests []string `json:"digests,omitempty"`
 	// Block, when not 0, wants every range to be whole aligned blocks of so many
-	// bytes, the last one filled with zeros.
+	// bytes, the last one filled with zeros: several of them where MaxRange allows.
+	// For formats that keep the disk's bytes at their place (raw, fixed VHD).
 	Block int64 `json:"block,omitempty"`
-	// MaxRange bounds one WriteRange or Append in bytes; 0: no bound.
+	// MaxRange bounds one WriteRange or Append in bytes; what lies together is
+	// joined up to it. 0: no bound of the target's; with Block, one block.
 	MaxRange int64 `json:"max_range,omitempty"`
 	// Workers is a good number of ranges at once for one disk; 0: the default.
 	Workers int `json:"workers,omitempty"`

@@ -36,6 +36,7 @@ require (
 	golang.org/x/sys v0.50.0
 	golang.org/x/term v0.48.0
 	golang.org/x/time v0.14.0
+	lukechampine.com/blake3 v1.4.1
 	modernc.org/sqlite v1.54.0
 )
 

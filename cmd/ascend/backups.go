@@ -14,8 +14,8 @@ import (
 )
 
 func (a *app) backupsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "backups", Short: "list and show the backups of a repository", Args: cobra.NoArgs}
-	c.AddCommand(a.backupsLs(), a.backupsShow())
+	c := &cobra.Command{Use: "backups", Short: "list, show and check the backups of a repository", Args: cobra.NoArgs}
+	c.AddCommand(a.backupsLs(), a.backupsShow(), a.backupsCheck())
 	return c
 }
 
@@ -155,6 +155,9 @@ type chosen struct {
 	repo *backup.Repository
 	b    backup.Backup
 	name string // of the repository, for the plan
+	// files and format are what was named in place of a repository.
+	files  []string
+	format string
 }
 
 // choose finds a backup: in the repository, or made of the image files named.
@@ -164,7 +167,18 @@ func choose(c *cobra.Command, repo, format string, args []string) (*chosen, erro
 		if err != nil {
 			return nil, withHint(err, "give the repository with --repo DIR, or the paths of image files")
 		}
-		return &chosen{r, b, dirOf(r)}, nil
+		ch := &chosen{repo: r, b: b, name: dirOf(r), format: format}
+		for _, f := range args {
+			if f, err = filepath.Abs(f); err == nil {
+				f, err = filepath.Rel(ch.name, f)
+			}
+			if err != nil {
+				r.Close()
+				return nil, fmt.Errorf("cannot find the folder of %s: %w", f, err)
+			}
+			ch.files = append(ch.files, f)
+		}
+		return ch, nil
 	}
 	if format != "" {
 		return nil, usageError{errors.New("--source-format is for image files; a repository says its formats itself")}
@@ -181,7 +195,7 @@ func choose(c *cobra.Command, repo, format string, args []string) (*chosen, erro
 		r.Close()
 		return nil, withHint(err, "see: ascend backups ls --repo %s", repo)
 	}
-	return &chosen{r, b, dirOf(r)}, nil
+	return &chosen{repo: r, b: b, name: dirOf(r)}, nil
 }
 
 // dirOf is a repository's folder as an absolute path, for plans and receipts

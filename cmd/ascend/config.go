@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"golang.org/x/term"
 
+	"ascend/internal/plan"
 	"ascend/internal/secret"
 	"ascend/internal/target"
 	"ascend/internal/target/all"
@@ -29,8 +30,17 @@ import (
 //	    server: vcenter.example.org
 //	    username: restore@vsphere.local
 //	    password_file: ~/.config/ascend/vc1.password
+//	mappings:
+//	  lab:
+//	    networks:
+//	      - {from: "VM Network", to: lab}
+//	rates: ~/.config/ascend/rates.yaml
 type config struct {
 	Targets map[string]map[string]string `yaml:"targets"`
+	// Mappings are named sets for --map; see plan.Mapping.
+	Mappings map[string]plan.Mapping `yaml:"mappings,omitempty"`
+	// Rates is the file of the rate card of on-premises targets.
+	Rates string `yaml:"rates,omitempty"`
 
 	path string
 }
@@ -109,7 +119,11 @@ func (a *app) settings(name string) (target.Settings, error) {
 			have = append(have, n)
 		}
 		slices.Sort(have)
-		return target.Settings{}, withHint(fmt.Errorf("no target is named %q in %s (it has: %s)", name, c.path, strings.Join(have, ", ")),
+		has := "has none"
+		if len(have) > 0 {
+			has = "has: " + strings.Join(have, ", ")
+		}
+		return target.Settings{}, withHint(fmt.Errorf("no target is named %q in %s (it %s)", name, c.path, has),
 			"add it with: ascend target add %s --platform …, or use local:DIR", name)
 	}
 	p, err := vm.ParsePlatform(t["platform"])
@@ -127,16 +141,13 @@ func (a *app) settings(name string) (target.Settings, error) {
 // that is given nowhere is asked for on a terminal.
 func readSettings(name string, kind target.Kind, t map[string]string) (target.Settings, error) {
 	s := target.Settings{Name: name, Platform: kind.Platform, Values: map[string]string{}, Secrets: map[string]secret.String{}}
-	known := map[string]bool{"platform": true}
 	for _, f := range kind.Settings {
 		if !f.Secret {
-			known[f.Name] = true
 			if v, ok := t[f.Name]; ok {
 				s.Values[f.Name] = v
 			}
 			continue
 		}
-		known[f.Name+"_file"], known[f.Name+"_env"] = true, true
 		if _, ok := t[f.Name]; ok {
 			return s, withHint(fmt.Errorf("target %s: %s must not stand in the configuration", name, f.Name), "use %s_file or %s_env", f.Name, f.Name)
 		}
@@ -147,7 +158,7 @@ func readSettings(name string, kind target.Kind, t map[string]string) (target.Se
 		s.Secrets[f.Name] = v
 	}
 	for k := range t {
-		if !known[k] {
+		if !knownSetting(kind, k) {
 			return s, withHint(fmt.Errorf("target %s: unknown setting %q", name, k), "see: ascend target settings %s", kind.Platform)
 		}
 	}
@@ -169,8 +180,12 @@ func readSecret(name string, f target.Setting, t map[string]string) (secret.Stri
 		}
 		return secret.New(strings.TrimRight(string(b), "\r\n")), nil
 	}
-	if !f.Required || !term.IsTerminal(int(os.Stdin.Fd())) {
+	if !f.Required {
 		return secret.String{}, nil
+	}
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return secret.String{}, withHint(fmt.Errorf("target %s: its %s is not known, and there is no terminal to ask for it", name, f.Name),
+			"add %s_file or %s_env to the target's settings", f.Name, f.Name)
 	}
 	fmt.Fprintf(os.Stderr, "%s of target %s: ", f.Name, name)
 	b, err := term.ReadPassword(int(os.Stdin.Fd()))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"ascend/internal/convert"
+	"ascend/internal/disk"
 	"ascend/internal/image"
 	"ascend/internal/transfer"
 	"ascend/internal/vm"
@@ -85,12 +87,7 @@ func (a *app) convert(c *cobra.Command, o convert.Options, force, keep bool) err
 	res, err := convert.Run(c.Context(), o)
 	p.done()
 	if err != nil {
-		if errors.Is(err, context.Canceled) && !keep {
-			if err := convert.Discard(o.Dest); err != nil {
-				a.note("cannot remove what was written: %v", err)
-			}
-		}
-		return err
+		return a.unfinished(err, o.Dest, keep)
 	}
 	if a.json {
 		a.event(struct {
@@ -103,6 +100,27 @@ func (a *app) convert(c *cobra.Command, o convert.Options, force, keep bool) err
 		a.note("%s  %s of data, %s file, %s", res.Digest, vm.FormatSize(res.Data), vm.FormatSize(res.Bytes), res.Format)
 	}
 	return nil
+}
+
+// unfinished says what is left of a conversion that ended with err: nothing when
+// it was cancelled, unless it is to be kept; else what the next run goes on with.
+func (a *app) unfinished(err error, dest string, keep bool) error {
+	cancelled := errors.Is(err, context.Canceled)
+	if cancelled {
+		err = fmt.Errorf("conversion cancelled: %w", err)
+	}
+	if _, none := os.Stat(convert.JournalPath(dest)); none != nil {
+		return err
+	}
+	// A source that changed is another one: there is nothing to go on with.
+	if cancelled && !keep || errors.Is(err, disk.ErrChanged) {
+		if derr := convert.Discard(dest); derr != nil {
+			return errors.Join(err, fmt.Errorf("cannot remove what was written: %w", derr))
+		}
+		a.note("what was written was removed")
+		return err
+	}
+	return withHint(err, "what was written is kept: run the same command again to go on, or remove %s and %s", dest, convert.JournalPath(dest))
 }
 
 // imageOptions reads -o KEY=VALUE,KEY=VALUE.

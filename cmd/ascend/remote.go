@@ -18,7 +18,7 @@ import (
 	"ascend/internal/client"
 	"ascend/internal/secret"
 	"ascend/internal/server/api"
-	"ascend/internal/server/jobs"
+	apijobs "ascend/internal/server/jobs"
 	"ascend/internal/target"
 	"ascend/internal/vm"
 )
@@ -110,8 +110,9 @@ func (a *app) client() (*client.Client, error) {
 // command line, with --server or --context.
 func (a *app) remotely(root *cobra.Command) {
 	for path, run := range map[string]func(*cobra.Command, []string, *client.Client) error{
-		"backups ls": a.remoteBackups, "backups show": a.remoteBackup, "plan": a.remotePlan, "restore": a.remoteRestore, "undo": a.remoteVerb(client.UndoJob),
-		"jobs ls": a.remoteJobs, "target ls": a.remoteTargets, "target add": a.remoteTargetAdd, "target rm": a.remoteTargetRm,
+		"backups ls": a.remoteBackups, "backups show": a.remoteBackup, "plan": a.remotePlan, "restore": a.remoteRestore, "apply": a.remoteApply, "undo": a.remoteVerb(client.UndoJob),
+		"jobs ls": a.remoteJobs, "jobs show": a.remoteShow, "jobs logs": a.remoteLog, "jobs retry": a.remoteVerb(client.RetryJob),
+		"jobs cancel": a.remoteVerb(client.CancelJob), "jobs undo": a.remoteVerb(client.UndoJob), "target ls": a.remoteTargets, "target add": a.remoteTargetAdd, "target rm": a.remoteTargetRm,
 		"target validate": a.remoteValidate, "target inventory": a.remoteInventory, "target settings": a.remoteSettings,
 	} {
 		c, _, err := root.Find(strings.Fields(path))
@@ -371,7 +372,7 @@ func (a *app) remoteRestore(c *cobra.Command, args []string, cl *client.Client) 
 	accept, _ := c.Flags().GetBool("accept")
 	keep, _ := c.Flags().GetBool("keep")
 	noVerify, _ := c.Flags().GetBool("no-verify")
-	o := jobs.Options{Keep: keep, NoVerify: noVerify}
+	o := apijobs.Options{Keep: keep, NoVerify: noVerify}
 	o.Workers, _ = c.Flags().GetInt("workers")
 	o.Disks, _ = c.Flags().GetInt("parallel-disks")
 	if s := flagOf(c, "limit"); s != "" {
@@ -385,8 +386,8 @@ func (a *app) remoteRestore(c *cobra.Command, args []string, cl *client.Client) 
 	return a.submitAndFollow(c, cl, p, p.Consent, o, flagOf(c, "receipt"))
 }
 
-func (a *app) submitAndFollow(c *cobra.Command, cl *client.Client, p api.Plan, accept []string, o jobs.Options, receipt string) error {
-	j, err := client.Do[jobs.Job](c.Context(), cl, client.SubmitJob, client.Request{Body: api.NewJob{Plan: p.ID, Accept: accept, Options: o}, Key: newKey()})
+func (a *app) submitAndFollow(c *cobra.Command, cl *client.Client, p api.Plan, accept []string, o apijobs.Options, receipt string) error {
+	j, err := client.Do[apijobs.Job](c.Context(), cl, client.SubmitJob, client.Request{Body: api.NewJob{Plan: p.ID, Accept: accept, Options: o}, Key: newKey()})
 	if err != nil {
 		return err
 	}
@@ -407,7 +408,7 @@ func (a *app) submitAndFollow(c *cobra.Command, cl *client.Client, p api.Plan, a
 }
 
 func (a *app) remoteJobs(c *cobra.Command, _ []string, cl *client.Client) error {
-	list, err := client.All[jobs.Job](c.Context(), cl, client.ListJobs, client.Request{}, 200)
+	list, err := client.All[apijobs.Job](c.Context(), cl, client.ListJobs, client.Request{}, 200)
 	if err != nil {
 		return err
 	}
@@ -424,7 +425,7 @@ func (a *app) remoteJobs(c *cobra.Command, _ []string, cl *client.Client) error 
 
 func (a *app) remoteVerb(call client.Call) func(*cobra.Command, []string, *client.Client) error {
 	return func(c *cobra.Command, args []string, cl *client.Client) error {
-		j, err := client.Do[jobs.Job](c.Context(), cl, call, client.Request{ID: args[0]})
+		j, err := client.Do[apijobs.Job](c.Context(), cl, call, client.Request{ID: args[0]})
 		if err != nil {
 			return err
 		}
@@ -576,49 +577,26 @@ func (a *app) remoteSettings(c *cobra.Command, args []string, cl *client.Client)
 
 // remoteCommands are those that only a server has.
 func (a *app) remoteCommands(root *cobra.Command) {
-	with := func(run func(*cobra.Command, []string, *client.Client) error) func(*cobra.Command, []string) error {
-		return func(c *cobra.Command, args []string) error {
+	j, _, err := root.Find([]string{"jobs"})
+	if err != nil {
+		panic(err)
+	}
+	j.AddCommand(&cobra.Command{
+		Use: "watch JOB", Short: "follow a job of a server until it comes to rest", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
 			cl, err := a.client()
 			if err != nil {
 				return err
 			}
-			return hintOf(run(c, args, cl))
-		}
-	}
-	j, _, _ := root.Find([]string{"jobs"})
-	has := func(name string) bool {
-		return slices.ContainsFunc(j.Commands(), func(c *cobra.Command) bool { return c.Name() == name })
-	}
-	for _, c := range []*cobra.Command{
-		{Use: "show JOB", Short: "a job of the server and its steps", RunE: with(a.remoteShow)},
-		{Use: "watch JOB", Short: "follow a job of the server until it comes to rest", RunE: with(func(c *cobra.Command, args []string, cl *client.Client) error { return a.followJob(c, cl, args[0]) })},
-		{Use: "logs JOB", Short: "the log of a job of the server", RunE: with(a.remoteLog)},
-		{Use: "retry JOB", Short: "go on with a failed job of the server from the step that failed", RunE: with(a.remoteVerb(client.RetryJob))},
-		{Use: "cancel JOB", Short: "stop a job of the server and remove what it made", RunE: with(a.remoteVerb(client.CancelJob))},
-		{Use: "undo JOB", Short: "remove what a job of the server made, and nothing else", RunE: with(a.remoteVerb(client.UndoJob))},
-	} {
-		if c.Args = cobra.ExactArgs(1); !has(c.Name()) {
-			j.AddCommand(c)
-		}
-	}
-	if _, rest, _ := root.Find([]string{"apply"}); len(rest) > 0 {
-		var accept []string
-		var all bool
-		var o jobs.Options
-		c := &cobra.Command{
-			Use: "apply PLAN", Short: "carry out a plan of the server, or a plan's file, and follow it", Args: cobra.ExactArgs(1),
-			RunE: with(func(c *cobra.Command, args []string, cl *client.Client) error {
-				return a.apply(c, cl, args[0], accept, all, o)
-			}),
-		}
-		c.Flags().StringArrayVar(&accept, "accept-code", nil, "accept the warning of this `CODE`")
-		c.Flags().BoolVarP(&all, "accept", "y", false, "accept the plan's warnings")
-		c.Flags().BoolVar(&o.Keep, "keep", false, "keep what was made when it fails, so that it can be retried")
-		root.AddCommand(c)
-	}
+			return hintOf(a.followJob(c, cl, args[0]))
+		},
+	})
 }
 
-func (a *app) apply(c *cobra.Command, cl *client.Client, ref string, accept []string, all bool, o jobs.Options) error {
+func (a *app) remoteApply(c *cobra.Command, args []string, cl *client.Client) error {
+	ref := args[0]
+	accept, _ := c.Flags().GetBool("accept")
+	keep, _ := c.Flags().GetBool("keep")
 	var p api.Plan
 	var err error
 	if b, ferr := os.ReadFile(ref); ferr == nil {
@@ -632,10 +610,10 @@ func (a *app) apply(c *cobra.Command, cl *client.Client, ref string, accept []st
 	if !a.quiet && !a.json {
 		printPlan(os.Stderr, p.Plan)
 	}
-	if all {
-		accept = p.Consent
+	if err := consent(p.Plan, accept); err != nil {
+		return err
 	}
-	return a.submitAndFollow(c, cl, p, accept, o, "")
+	return a.submitAndFollow(c, cl, p, p.Consent, apijobs.Options{Keep: keep}, flagOf(c, "receipt"))
 }
 
 func (a *app) remoteShow(c *cobra.Command, args []string, cl *client.Client) error {
@@ -661,7 +639,7 @@ func (a *app) remoteLog(c *cobra.Command, args []string, cl *client.Client) erro
 }
 
 // jobFailed is a job that did not end as it should.
-func jobFailed(j jobs.Job) error {
+func jobFailed(j apijobs.Job) error {
 	switch j.Status {
 	case "completed", "undone":
 		return nil

@@ -9,7 +9,7 @@ import (
 	"ascend/internal/engine"
 	"ascend/internal/restore"
 	"ascend/internal/server/api"
-	"ascend/internal/server/jobs"
+	apijobs "ascend/internal/server/jobs"
 	"ascend/internal/server/restores"
 )
 
@@ -23,7 +23,7 @@ type runner struct {
 
 func (a *app) newRunner(d *opened, log *slog.Logger) *runner { return &runner{a: a, d: d, log: log} }
 
-func (r *runner) start(t *api.Targets, s *api.Scanner) (jobs.Service, error) {
+func (r *runner) start(t *api.Targets, s *api.Scanner) (apijobs.Service, error) {
 	key, err := restore.SigningKey(filepath.Join(r.d.dir, "receipt.key"))
 	if err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"noise": noise, "exits": exits, "jsonlines": jsonLines, "json": jsonDocument, "damage": damage, "interrupt": interrupt, "copyone": copyOne,
+			"noise": noise, "exits": exits, "jsonlines": jsonLines, "json": jsonDocument, "damage": damage, "interrupt": interrupt, "copyone": copyOne, "edit": edit,
 		},
 	})
 }
@@ -113,8 +113,23 @@ func copyOne(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
 }
 
+// edit FROM TO SECTION OLD NEW copies a plan with one text replaced, the first of
+// a section.
+func edit(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0])
+	at := strings.Index(text, "\n"+args[2]+":")
+	if at < 0 {
+		at = strings.Index(text, "\n  \""+args[2]+"\":")
+	}
+	if at < 0 || !strings.Contains(text[at:], args[3]) {
+		ts.Fatalf("%s has no %q below %s", args[0], args[3], args[2])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text[:at]+strings.Replace(text[at:], args[3], args[4], 1)), 0o600))
+}
+
 // interrupt SIGNAL FILE ARGS… runs the program and signals it once FILE, a
-// pattern, is longer than nothing. Its exit code is in $EXIT.
+// pattern, is longer than nothing. Its exit code is in $EXIT, what it said in the
+// file interrupted.
 func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	self, err := os.Executable()
 	ts.Check(err)
@@ -150,6 +165,7 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	st, err := p.Wait()
 	ts.Check(err)
 	<-read
+	ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o600))
 	ts.Logf("%s", out.String())
 	ts.Setenv("EXIT", strconv.Itoa(st.ExitCode()))
 }

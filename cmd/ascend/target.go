@@ -31,7 +31,7 @@ Secrets never stand on a command line or in the configuration: give
 --set password_file=FILE or --set password_env=VARIABLE; without either the
 password is asked for when it is needed. "ascend target settings PLATFORM" lists
 the keys.`,
-		Example: `  ascend target add vc1 --platform vmware --set server=vcenter.example.org \
+		Example: `  ascend target add vc1 --platform vmware --set url=vcenter.example.org \
       --set username=restore@vsphere.local --set password_file=/etc/ascend/vc1.password`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -84,13 +84,18 @@ the keys.`,
 	return c
 }
 
+// keysOf are the names that a setting has in the configuration: a secret is not
+// there itself, only where it is found.
+func keysOf(s target.Setting) []string {
+	if s.Secret {
+		return []string{s.Name + "_file", s.Name + "_env"}
+	}
+	return []string{s.Name}
+}
+
+// knownSetting tells whether the configuration of a platform's target may have key.
 func knownSetting(kind target.Kind, key string) bool {
-	return key == "platform" || slices.ContainsFunc(kind.Settings, func(s target.Setting) bool {
-		if s.Secret {
-			return key == s.Name+"_file" || key == s.Name+"_env"
-		}
-		return key == s.Name
-	})
+	return key == "platform" || slices.ContainsFunc(kind.Settings, func(s target.Setting) bool { return slices.Contains(keysOf(s), key) })
 }
 
 // keyValues reads KEY=VALUE arguments.
@@ -117,15 +122,11 @@ func (a *app) targetLs() *cobra.Command {
 			type row struct {
 				Name     string `json:"name"`
 				Platform string `json:"platform"`
-				Server   string `json:"server,omitempty"`
+				Where    string `json:"where,omitempty"`
 			}
 			list := []row{}
 			for n, t := range cfg.Targets {
-				server := t["server"]
-				if server == "" {
-					server = t["dir"]
-				}
-				list = append(list, row{n, t["platform"], server})
+				list = append(list, row{n, t["platform"], whereIs(t)})
 			}
 			slices.SortFunc(list, func(x, y row) int { return strings.Compare(x.Name, y.Name) })
 			if a.json {
@@ -133,12 +134,31 @@ func (a *app) targetLs() *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "PLATFORM", "WHERE"}}
 			for _, r := range list {
-				rows = append(rows, []string{r.Name, r.Platform, r.Server})
+				rows = append(rows, []string{r.Name, r.Platform, clean(r.Where)})
 			}
 			table(c.OutOrStdout(), rows)
 			return nil
 		},
 	}
+}
+
+// whereIs is what tells a target from others of its platform: the first setting
+// that every one has, as its address or folder.
+func whereIs(t map[string]string) string {
+	p, err := vm.ParsePlatform(t["platform"])
+	if err != nil {
+		return ""
+	}
+	kind, err := all.Registry().Kind(p)
+	if err != nil {
+		return ""
+	}
+	for _, s := range kind.Settings {
+		if s.Required && !s.Secret {
+			return t[s.Name]
+		}
+	}
+	return ""
 }
 
 func (a *app) targetRm() *cobra.Command {
@@ -218,14 +238,11 @@ func (a *app) targetSettings() *cobra.Command {
 			}
 			rows := [][]string{{"SETTING", "", "MEANING"}}
 			for _, s := range kind.Settings {
-				name, note := s.Name, ""
-				if s.Secret {
-					name = s.Name + "_file, " + s.Name + "_env"
-				}
+				note := ""
 				if s.Required {
 					note = "required"
 				}
-				rows = append(rows, []string{name, note, s.Help})
+				rows = append(rows, []string{strings.Join(keysOf(s), ", "), note, s.Help})
 			}
 			table(c.OutOrStdout(), rows)
 			return nil

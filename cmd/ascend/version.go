@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
-
-	"ascend/internal/plan"
 )
 
 // version is set by the build (-ldflags "-X main.version=…").
@@ -35,24 +33,4 @@ func (a *app) versionCommand() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-func (a *app) rulesCommand() *cobra.Command {
-	c := &cobra.Command{Use: "rules", Short: "the compatibility rules that plans are checked against", Args: cobra.NoArgs}
-	c.AddCommand(&cobra.Command{
-		Use: "ls", Short: "list the rules", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			rules := plan.Rules()
-			if a.json {
-				return printJSON(c, rules)
-			}
-			rows := [][]string{{"CODE", "SEVERITY", "WHAT TO DO"}}
-			for _, r := range rules {
-				rows = append(rows, []string{r.Code, string(r.Severity), r.Advice})
-			}
-			table(c.OutOrStdout(), rows)
-			return nil
-		},
-	})
-	return c
 }

@@ -18,7 +18,7 @@ import (
 
 	"ascend/internal/client"
 	"ascend/internal/server/api"
-	"ascend/internal/server/jobs"
+	apijobs "ascend/internal/server/jobs"
 	"ascend/internal/vm"
 )
 
@@ -42,7 +42,7 @@ func jobRows(d api.JobDetails) [][]string {
 }
 
 // amount says how far a job is.
-func amount(j jobs.Job) string {
+func amount(j apijobs.Job) string {
 	s := fmt.Sprintf("%5.1f %%", j.Percent)
 	if j.Total > 0 {
 		s += fmt.Sprintf("  %s of %s", vm.FormatSize(j.Done), vm.FormatSize(j.Total))
@@ -50,7 +50,7 @@ func amount(j jobs.Job) string {
 	if j.Rate > 0 {
 		s += "  " + vm.FormatSize(j.Rate) + "/s"
 	}
-	if j.ETA != nil && !jobs.Resting(j.Status) {
+	if j.ETA != nil && !apijobs.Resting(j.Status) {
 		if left := time.Until(*j.ETA); left > 0 {
 			s += "  " + left.Round(time.Second).String() + " left"
 		}
@@ -66,7 +66,7 @@ func (a *app) followJob(c *cobra.Command, cl *client.Client, id string) error {
 	err := cl.Stream(c.Context(), client.StreamJob, client.Request{ID: id}, func(error) { a.note("connection lost; connecting again") }, func(e client.Event) error {
 		switch e.Name {
 		case "log":
-			v, err := decodeEvent[jobs.Event](e)
+			v, err := decodeEvent[apijobs.Event](e)
 			if err != nil {
 				return err
 			}
@@ -119,7 +119,7 @@ else. Where the output is no terminal, a line is printed for every change.`,
 			if err != nil {
 				return err
 			}
-			w := &watch{app: a, jobs: map[string]jobs.Job{}, live: !a.json && term.IsTerminal(int(os.Stdout.Fd()))}
+			w := &watch{app: a, jobs: map[string]apijobs.Job{}, live: !a.json && term.IsTerminal(int(os.Stdout.Fd()))}
 			err = hintOf(w.run(c.Context(), cl))
 			if errors.Is(err, context.Canceled) {
 				return nil
@@ -134,7 +134,7 @@ type watch struct {
 	app  *app
 	live bool
 	mu   sync.Mutex
-	jobs map[string]jobs.Job
+	jobs map[string]apijobs.Job
 	log  []string
 	lost error
 }
@@ -170,7 +170,7 @@ func (w *watch) event(e client.Event) error {
 	w.lost = nil
 	switch e.Name {
 	case "job":
-		j, err := decodeEvent[jobs.Job](e)
+		j, err := decodeEvent[apijobs.Job](e)
 		if err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (w *watch) event(e client.Event) error {
 			fmt.Fprintf(os.Stdout, "%s  %-12s  %s  to %s  %s\n", j.ID, j.Status, clean(j.Name), j.Target.Name, amount(j))
 		}
 	case "log":
-		v, err := decodeEvent[jobs.Event](e)
+		v, err := decodeEvent[apijobs.Event](e)
 		if err != nil {
 			return err
 		}
@@ -222,10 +222,10 @@ func (w *watch) draw(ctx context.Context) {
 func (w *watch) screen(width, height int, now time.Time) []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := make([]jobs.Job, 0, len(w.jobs))
+	all := make([]apijobs.Job, 0, len(w.jobs))
 	active, rate := 0, int64(0)
 	for id, j := range w.jobs {
-		if jobs.Resting(j.Status) {
+		if apijobs.Resting(j.Status) {
 			if j.Finished != nil && now.Sub(*j.Finished) > time.Hour {
 				delete(w.jobs, id)
 				continue
@@ -236,8 +236,8 @@ func (w *watch) screen(width, height int, now time.Time) []byte {
 		}
 		all = append(all, j)
 	}
-	slices.SortFunc(all, func(x, y jobs.Job) int {
-		if a, b := jobs.Resting(x.Status), jobs.Resting(y.Status); a != b {
+	slices.SortFunc(all, func(x, y apijobs.Job) int {
+		if a, b := apijobs.Resting(x.Status), apijobs.Resting(y.Status); a != b {
 			return map[bool]int{true: 1, false: -1}[a]
 		}
 		return y.Created.Compare(x.Created)

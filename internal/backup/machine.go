@@ -66,6 +66,12 @@ func parseMachine(b []byte) (*vm.Machine, []string, error) {
 		unknown("architecture", string(m.Guest.Arch))
 		m.Guest.Arch = ""
 	}
+	switch m.Clock {
+	case "", vm.ClockUTC, vm.ClockLocal:
+	default:
+		unknown("clock", string(m.Clock))
+		m.Clock = ""
+	}
 	for i := range m.Disks {
 		if c := m.Disks[i].Controller; !knownBus(c) {
 			unknown("controller", string(c))
@@ -111,9 +117,11 @@ func plausibleMachine(m *vm.Machine) error {
 		return fmt.Errorf("%d disks", len(m.Disks))
 	case len(m.NICs) > maxDisks:
 		return fmt.Errorf("%d network adapters", len(m.NICs))
+	case len(m.Devices) > maxDisks || m.Snapshots < 0:
+		return fmt.Errorf("%d other devices, %d snapshots", len(m.Devices), m.Snapshots)
 	}
 	for i, d := range m.Disks {
-		if d.Index < 0 || d.Index > 1<<20 || d.Size < 0 || d.Size > disk.MaxSize || d.ControllerNumber < 0 || d.ControllerNumber > 1<<16 || d.Unit < 0 || d.Unit > 1<<20 {
+		if d.Index < 0 || d.Index > 1<<20 || d.Size < 0 || d.Size > disk.MaxSize || d.ControllerNumber < 0 || d.ControllerNumber > 1<<16 || d.Unit < 0 || d.Unit > 1<<20 || d.SectorSize < 0 || d.SectorSize > 1<<16 {
 			return fmt.Errorf("disk %d has a negative or impossible number", i)
 		}
 	}

@@ -10,23 +10,36 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
+	"time"
 )
 
 func main() {
-	var b bench
+	b := bench{sources: sources}
 	var only string
 	flag.StringVar(&b.ascend, "ascend", "bin/ascend", "the program to measure")
 	flag.StringVar(&b.dir, "dir", "", "folder for sources (default: a temporary one)")
 	flag.StringVar(&b.out, "out", "/dev/shm", "folder for target files; tmpfs gives the steadiest figures")
 	flag.StringVar(&b.files, "files", "/usr", "folder of real files that the corpus is made of")
-	flag.Int64Var(&b.data, "data", 2200<<20, "bytes of real files in the corpus")
+	flag.Int64Var(&b.data, "data", 2200<<20, "bytes of real files in the corpus; its disk is four times as large")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
-	flag.StringVar(&only, "only", "convert,compressed,sources,read,send,sparse", "parts to run")
+	flag.DurationVar(&b.most, "most", time.Minute, "no new round begins of a pair that took this long")
+	flag.Func("sources", "source formats of the parts convert, compressed and read, separated by commas (default: all)", func(v string) error {
+		b.sources = strings.Split(v, ",")
+		for _, n := range b.sources {
+			if !slices.Contains(sources, n) {
+				return fmt.Errorf("it is one of %s", strings.Join(sources, ", "))
+			}
+		}
+		return nil
+	})
+	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
 	err := func() error {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		switch *mode {
 		case "sink":
@@ -49,6 +62,8 @@ type bench struct {
 	ascend, dir, out, files string
 	data                    int64
 	rounds                  int
+	most                    time.Duration
+	sources                 []string
 	self                    string
 }
 
@@ -78,7 +93,7 @@ func (b *bench) run(ctx context.Context, parts []string) error {
 		return err
 	}
 	steps := map[string]func(context.Context, *corpus) error{
-		"convert": b.convert, "compressed": b.compressed, "sources": b.sources, "read": b.read, "send": b.send, "sparse": b.sparse,
+		"convert": b.convert, "digest": b.digest, "compressed": b.compressed, "read": b.read, "send": b.send, "sparse": b.sparse,
 	}
 	for _, p := range parts {
 		f, ok := steps[p]

@@ -3,78 +3,146 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// figure is what one finished process cost.
+// figure is what one finished contender cost.
 type figure struct {
 	wall, cpu float64 // seconds; cpu is user and system
-	rss       float64 // MiB, peak
+	rss       float64 // MiB, peak of the largest process
+	staged    float64 // MiB, peak of what lay in its folder besides its target
 }
 
 // contender is a command that is measured: several processes one after the
-// other count as one. Placeholders are filled in by the caller.
+// other count as one. Each run has an empty folder for its files, temporary ones
+// included.
 type contender struct {
-	name  string
-	steps [][]string
-	clean []string // files removed before each run
+	name   string
+	steps  [][]string
+	dir    string // made before each run and removed after it
+	target string // in dir: the file that is to be made; "" where nothing is
 }
 
 // once runs a contender.
 func (c contender) once(ctx context.Context) (figure, error) {
-	for _, f := range c.clean {
-		_ = os.Remove(f)
-		_ = os.Remove(f + ".ascend-journal")
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return figure{}, err
 	}
+	defer os.RemoveAll(c.dir)
+	w := watch(c.dir, c.target)
 	var sum figure
 	for _, args := range c.steps {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Dir = c.dir
+		cmd.Env = append(os.Environ(), "TMPDIR="+c.dir)
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
 		begin := time.Now()
 		err := cmd.Run()
 		sum.wall += time.Since(begin).Seconds()
 		if err != nil {
-			return sum, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, errs.String())
+			return sum, errors.Join(fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, errs.String()), w.stop(nil))
 		}
 		u := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 		sum.cpu += cmd.ProcessState.UserTime().Seconds() + cmd.ProcessState.SystemTime().Seconds()
 		sum.rss = max(sum.rss, float64(u.Maxrss)/1024)
 	}
-	return sum, nil
+	return sum, w.stop(&sum.staged)
+}
+
+// watcher looks at a folder again and again and keeps the most bytes that were
+// in it.
+type watcher struct {
+	dir, target string
+	quit        chan struct{}
+	done        chan error
+	most        int64
+}
+
+func watch(dir, target string) *watcher {
+	w := &watcher{dir: dir, target: target, quit: make(chan struct{}), done: make(chan error, 1)}
+	go func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-w.quit:
+				w.done <- w.look()
+				return
+			case <-tick.C:
+				if err := w.look(); err != nil {
+					w.done <- err
+					return
+				}
+			}
+		}
+	}()
+	return w
+}
+
+func (w *watcher) look() error {
+	var sum int64
+	err := filepath.WalkDir(w.dir, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() || filepath.Base(p) == w.target {
+			return err
+		}
+		st, err := d.Info()
+		if err == nil {
+			sum += st.Sys().(*syscall.Stat_t).Blocks * 512
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	})
+	w.most = max(w.most, sum)
+	return err
+}
+
+func (w *watcher) stop(staged *float64) error {
+	close(w.quit)
+	err := <-w.done
+	if staged != nil {
+		*staged = float64(w.most) / (1 << 20)
+	}
+	return err
 }
 
 // interleave runs the contenders in turn, rounds times, and gives their medians.
-func interleave(ctx context.Context, rounds int, list ...contender) ([]figure, error) {
+// Of contenders that take long it makes fewer rounds: no new one begins after
+// most.
+func interleave(ctx context.Context, rounds int, most time.Duration, list ...contender) ([]figure, int, error) {
 	runs := make([][]figure, len(list))
-	for r := range rounds {
+	begin, r := time.Now(), 0
+	for ; r < rounds && (r == 0 || time.Since(begin) < most); r++ {
 		for i := range list {
 			k := (i + r) % len(list) // nobody always goes first
 			f, err := list[k].once(ctx)
 			if err != nil {
-				return nil, err
+				return nil, r, err
 			}
 			runs[k] = append(runs[k], f)
 		}
 	}
-	for _, c := range list {
-		for _, f := range c.clean {
-			_ = os.Remove(f)
-		}
-	}
 	var out []figure
-	for _, r := range runs {
+	for _, run := range runs {
 		out = append(out, figure{
-			median(r, func(f figure) float64 { return f.wall }), median(r, func(f figure) float64 { return f.cpu }), median(r, func(f figure) float64 { return f.rss }),
+			wall: median(run, func(f figure) float64 { return f.wall }), cpu: median(run, func(f figure) float64 { return f.cpu }),
+			rss: median(run, func(f figure) float64 { return f.rss }), staged: median(run, func(f figure) float64 { return f.staged }),
 		})
 	}
-	return out, nil
+	return out, r, nil
 }
 
 func median(runs []figure, of func(figure) float64) float64 {
@@ -89,15 +157,17 @@ func median(runs []figure, of func(figure) float64) float64 {
 	return (v[len(v)/2-1] + v[len(v)/2]) / 2
 }
 
-// heading and row print one table of ours against theirs.
+// heading and row print one table of ours against theirs, in Markdown.
 func heading(title, theirs string) {
-	fmt.Printf("\n## %s\n\n%-42s %21s %21s   %s\n%-42s %7s %6s %6s %7s %6s %6s %7s %6s\n", title, "", "ascend", theirs, "ratio (theirs / ours)",
-		"", "wall s", "cpu s", "MiB", "wall s", "cpu s", "MiB", "wall", "cpu")
+	fmt.Printf("\n## %s\n\n| | ascend: wall s / cpu s / MiB / staged MiB | %s | wall | cpu | memory | rounds |\n|---|---|---|---|---|---|---|\n", title, theirs)
 }
 
-func row(name string, ours, theirs figure) {
-	fmt.Printf("%-42s %7.2f %6.2f %6.0f %7.2f %6.2f %6.0f %6.2fx %5.2fx\n", name, ours.wall, ours.cpu, ours.rss, theirs.wall, theirs.cpu, theirs.rss,
-		theirs.wall/ours.wall, theirs.cpu/ours.cpu)
+func row(name string, ours, theirs figure, rounds int) {
+	fmt.Printf("| %s | %v | %v | %.2f | %.2f | %.2f | %d |\n", name, ours, theirs, theirs.wall/ours.wall, theirs.cpu/ours.cpu, theirs.rss/ours.rss, rounds)
+}
+
+func (f figure) String() string {
+	return fmt.Sprintf("%.2f / %.2f / %.0f / %.1f", f.wall, f.cpu, f.rss, f.staged)
 }
 
 // machine prints what the figures were taken on.

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +30,8 @@ func sink(ctx context.Context) error {
 	}
 	fmt.Println(l.Addr())
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.CopyBuffer(io.Discard, r.Body, make([]byte, 1<<20))
+		// Discard by itself reads 8 KiB at a time.
+		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, make([]byte, 1<<20))
 	})}
 	context.AfterFunc(ctx, func() { s.Close() })
 	return s.Serve(l)
@@ -75,10 +75,10 @@ func (s *httpSink) Append(_ context.Context, p []byte) error {
 }
 func (s *httpSink) Patch(context.Context, []byte) error { return fmt.Errorf("no patch in a stream") }
 
-// send is our side: ADDR SOURCE FORMAT STREAMS.
+// send is our side: ADDR SOURCE STREAMS FORMAT [OPTION=VALUE ...].
 func send(ctx context.Context, args []string) error {
-	if len(args) != 4 {
-		return fmt.Errorf("send takes an address, a source, a format and a number of streams")
+	if len(args) < 4 {
+		return fmt.Errorf("send takes an address, a source, a number of streams, a format and its options")
 	}
 	img, err := convert.OpenSource(args[1], "", open.Options{Format: "qcow2"})
 	if err != nil {
@@ -89,7 +89,12 @@ func send(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	format, o, err := image.ParseFormat(args[2], nil, false)
+	options := map[string]string{}
+	for _, a := range args[4:] {
+		k, v, _ := strings.Cut(a, "=")
+		options[k] = v
+	}
+	format, o, err := image.ParseFormat(args[3], options, false)
 	if err != nil {
 		return err
 	}
@@ -97,7 +102,7 @@ func send(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	n, err := strconv.Atoi(args[3])
+	n, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
 	}
@@ -116,9 +121,9 @@ func send(ctx context.Context, args []string) error {
 	return <-s.res
 }
 
-// read reads a disk's allocated bytes to nothing: SOURCE TIMES.
+// read reads a disk's allocated bytes to nothing: SOURCE FORMAT TIMES.
 func read(ctx context.Context, args []string) error {
-	img, err := convert.OpenSource(args[0], "", open.Options{Format: formatOf(args[0])})
+	img, err := convert.OpenSource(args[0], "", open.Options{Format: strings.Replace(args[1], "vpc", "vhd", 1)})
 	if err != nil {
 		return err
 	}
@@ -127,7 +132,7 @@ func read(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	times, err := strconv.Atoi(args[1])
+	times, err := strconv.Atoi(args[2])
 	if err != nil {
 		return err
 	}
@@ -137,14 +142,6 @@ func read(ctx context.Context, args []string) error {
 		}
 	}
 	return nil
-}
-
-func formatOf(path string) string {
-	f := strings.TrimPrefix(filepath.Ext(path), ".")
-	if f == "vpc" {
-		return "vhd"
-	}
-	return f
 }
 
 func (b *bench) send(ctx context.Context, c *corpus) error {
@@ -171,22 +168,28 @@ func (b *bench) send(ctx context.Context, c *corpus) error {
 	if err != nil {
 		return err
 	}
-	heading("sent over loopback HTTP: computed while sent, against convert then upload", "convert, then curl")
-	for _, format := range []string{"qcow2", "vhdx", "vmdk"} {
-		staged := filepath.Join(b.dir, "staged")
-		theirs := contender{steps: [][]string{
-			{"qemu-img", "convert", "-W", "-m", "16", "-f", "qcow2", "-O", format, s.path, staged},
-			{"curl", "-sS", "-T", staged, "http://" + addr + "/"},
-		}, clean: []string{staged}}
-		four := contender{steps: [][]string{{b.self, "-mode", "send", addr, s.path, format, "4"}}}
-		one := contender{steps: [][]string{{b.self, "-mode", "send", addr, s.path, format, "1"}}}
-		f, err := interleave(ctx, b.rounds, four, one, theirs)
+	heading("end to end over loopback HTTP: computed while sent, against convert then upload", "qemu-img convert, then curl")
+	for _, o := range outputs {
+		theirs := b.contender("curl", "", append(append([]string{"qemu-img", "convert", "-W", "-m", "16", "-f", "qcow2"}, o.args...), s.path, "staged"),
+			[]string{"curl", "-sS", "-T", "staged", "http://" + addr + "/"})
+		ours := func(streams string) contender {
+			return b.contender("send"+streams, "", append([]string{b.self, "-mode", "send", addr, s.path, streams}, o.words()...))
+		}
+		f, rounds, err := interleave(ctx, b.rounds, b.most, ours("4"), ours("1"), theirs)
 		if err != nil {
 			return err
 		}
-		row(format+", 4 ranges at once", f[0], f[2])
-		row(format+", one stream", f[1], f[2])
+		row("qcow2 → "+o.name+", 4 ranges at once", f[0], f[2], rounds)
+		row("qcow2 → "+o.name+", one stream", f[1], f[2], rounds)
 	}
-	fmt.Println("staged by ascend: 0 bytes; by convert, then curl: the whole target file")
 	return nil
+}
+
+// words are the format and its options as the internal mode takes them.
+func (o output) words() []string {
+	w := []string{o.args[1]}
+	if len(o.args) > 3 {
+		w = append(w, strings.Split(o.args[3], ",")...)
+	}
+	return w
 }

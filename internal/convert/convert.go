@@ -55,10 +55,12 @@ type Result struct {
 }
 
 // OpenSource opens an image by its path: its folder, or root when given, is
-// what references may not leave.
+// what references may not leave. The path is the user's own and may be a link;
+// what the image refers to may not lead out by one.
 func OpenSource(path, root string, o open.Options) (disk.Image, error) {
-	if root == "" {
-		root = filepath.Dir(path)
+	path, root, err := rooted(path, root)
+	if err != nil {
+		return nil, err
 	}
 	name, err := filepath.Rel(root, path)
 	if err != nil {
@@ -81,6 +83,17 @@ func OpenSource(path, root string, o open.Options) (disk.Image, error) {
 	}
 	defer r.Close()
 	return open.With(r, name, o)
+}
+
+// rooted is the path of an image and the folder that its references may not
+// leave: root, or the folder of the file that a link leads to.
+func rooted(path, root string) (string, string, error) {
+	if root != "" {
+		_, err := os.Stat(path)
+		return path, root, err
+	}
+	file, err := filepath.EvalSymlinks(path)
+	return file, filepath.Dir(file), err
 }
 
 // Run converts. On an error or a cancelled context what was written stays, with
@@ -146,6 +159,9 @@ type conversion struct {
 func (c *conversion) guard() error {
 	st, err := os.Stat(c.o.Dest)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Dir(c.o.Dest)); err != nil {
+			return fmt.Errorf("cannot write %s: %w", c.o.Dest, err)
+		}
 		return nil
 	}
 	if err != nil {
@@ -154,9 +170,9 @@ func (c *conversion) guard() error {
 	if !st.Mode().IsRegular() {
 		return fmt.Errorf("cannot write %s: not a regular file", c.o.Dest)
 	}
-	root := c.o.Root
-	if root == "" {
-		root = filepath.Dir(c.o.Source)
+	_, root, err := rooted(c.o.Source, c.o.Root)
+	if err != nil {
+		return err
 	}
 	for _, l := range c.img.Info().Chain {
 		if src, err := os.Stat(filepath.Join(root, l.Path)); err == nil && os.SameFile(src, st) {

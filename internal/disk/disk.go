@@ -25,7 +25,7 @@ type Disk interface {
 	io.Closer
 
 	// Size is the number of bytes the guest sees; it may be any multiple of
-	// 512, for raw files any number.
+	// 512.
 	Size() int64
 
 	// Extents yields consecutive extents that cover [off, off+n) exactly, in

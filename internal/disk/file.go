@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -159,6 +160,7 @@ type File struct {
 	mtime  time.Time
 	ctime  syscall.Timespec
 	device bool
+	known  *atomic.Pointer[Extent] // the extent that was last looked for
 }
 
 func newFile(f *os.File, name string) (*File, error) {
@@ -170,7 +172,7 @@ func newFile(f *os.File, name string) (*File, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: cannot read the file's identity", name)
 	}
-	file := &File{f: f, name: name, size: st.Size(), whole: st.Size(), ino: sys.Ino, dev: sys.Dev, mtime: st.ModTime(), ctime: sys.Ctim}
+	file := &File{f: f, name: name, size: st.Size(), whole: st.Size(), ino: sys.Ino, dev: sys.Dev, mtime: st.ModTime(), ctime: sys.Ctim, known: new(atomic.Pointer[Extent])}
 	switch {
 	case st.Mode().IsRegular():
 	case st.Mode()&fs.ModeDevice != 0 && st.Mode()&fs.ModeCharDevice == 0:
@@ -242,6 +244,7 @@ func (f *File) Part(name string, off, n int64) (*File, error) {
 	}
 	part := *f
 	part.name, part.base, part.size = name, f.base+off, n
+	part.known = new(atomic.Pointer[Extent]) // offsets are others now
 	return &part, nil
 }
 
@@ -290,4 +293,19 @@ func OpenDevice(path string) (*File, error) {
 		return nil, err
 	}
 	return file, nil
+}
+
+// ReadFull fills p from offset off. A range that was not in the file when it
+// was opened is ErrCorrupt, one that is not any more ErrChanged.
+func (f *File) ReadFull(p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err != nil && !errors.Is(err, io.EOF):
+		return fmt.Errorf("%s: cannot read %d bytes at offset %d: %w", f.name, len(p), off, err)
+	case off > f.size-int64(len(p)):
+		return fmt.Errorf("%s: cannot read %d bytes at offset %d, beyond the end at %d: %w", f.name, len(p), off, f.size, ErrCorrupt)
+	}
+	return fmt.Errorf("%s: it ends at offset %d and is shorter than when it was opened: %w", f.name, off+int64(n), ErrChanged)
 }

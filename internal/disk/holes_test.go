@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // sparse makes a file of size bytes with data in the given ranges.
@@ -102,5 +104,75 @@ func TestFileExtentsStops(t *testing.T) {
 		if err := f.Extents(t.Context(), r[0], r[1], func(Extent) error { return nil }); err == nil {
 			t.Errorf("range %v: no error", r)
 		}
+	}
+}
+
+// TestExtentsAgain: what was found before does not change what is found, in
+// whatever order it is asked for.
+func TestExtentsAgain(t *testing.T) {
+	const m = 1 << 20
+	f := sparse(t, 64*m, Extent{Off: 8 * m, Len: 4 * m}, Extent{Off: 32 * m, Len: 32 * m})
+	for range 2 {
+		for _, c := range []struct {
+			off, n int64
+			want   []Extent
+		}{
+			{0, 64 * m, []Extent{{0, 8 * m, false}, {8 * m, 4 * m, true}, {12 * m, 20 * m, false}, {32 * m, 32 * m, true}}},
+			{40 * m, m, []Extent{{40 * m, m, true}}},
+			{9 * m, 2 * m, []Extent{{9 * m, 2 * m, true}}},
+			{33 * m, 3 * m, []Extent{{33 * m, 3 * m, true}}},
+			{31 * m, 2 * m, []Extent{{31 * m, m, false}, {32 * m, m, true}}},
+		} {
+			if got := fileExtents(t, f, c.off, c.n); !slices.Equal(got, c.want) {
+				t.Errorf("[%d, +%d): %v, want %v", c.off, c.n, got, c.want)
+			}
+		}
+	}
+}
+
+// TestPreallocated: space that was set aside and not written reads as zeros, and
+// is a hole although it takes place.
+func TestPreallocated(t *testing.T) {
+	const m = 1 << 20
+	f := sparse(t, 64*m, Extent{Off: 8 * m, Len: m})
+	w, err := os.OpenFile(f.Fd().Name(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := errors.Join(unix.Fallocate(int(w.Fd()), 0, 0, 64*m), w.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenDevice(f.Fd().Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	var data int64
+	for _, e := range fileExtents(t, again, 0, 64*m) {
+		if e.Data {
+			data += e.Len
+		}
+	}
+	if data > 2*m {
+		t.Errorf("%d bytes are data, 1 MiB was written", data)
+	}
+}
+
+// TestReadFull tells a file that became shorter from a range that never was in it.
+func TestReadFull(t *testing.T) {
+	f := sparse(t, 4096, Extent{Off: 0, Len: 4096})
+	p := make([]byte, 1024)
+	if err := f.ReadFull(p, 3072); err != nil || p[1023] != 1 {
+		t.Errorf("last bytes: %v", err)
+	}
+	if err := f.ReadFull(p, 3073); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("beyond the end: %v", err)
+	}
+	if err := os.Truncate(f.Fd().Name(), 2048); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ReadFull(p, 3072); !errors.Is(err, ErrChanged) {
+		t.Errorf("shortened: %v", err)
 	}
 }

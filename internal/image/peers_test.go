@@ -209,34 +209,58 @@ func checkLarge(t *testing.T, dir string, d *leafDisk, k variant) {
 	defer os.Remove(path)
 	name := fmt.Sprintf("%s block %d of %d bytes", k.Format, k.Options.BlockSize, d.size)
 
-	// QEMU: each leaf's pattern, and zeros after it.
-	args := []string{"-r", "-f", k.Format.Name}
-	var ranges []string
-	h := sha256.New()
-	for l := range d.data {
-		off := l * disk.LeafSize
-		n := min(disk.LeafSize, d.size-off)
-		args = append(args, "-c", fmt.Sprintf("read -P %d %d %d", patternOf(l), off, n))
-		ranges = append(ranges, fmt.Sprintf("%d:%d", off, n))
-		h.Write(d.leaf(l)[:n])
-		if next := off + n; !d.data[l+1] && next < d.size {
-			args = append(args, "-c", fmt.Sprintf("read -P 0 %d %d", next, min(disk.LeafSize, d.size-next)))
-			ranges = append(ranges, fmt.Sprintf("%d:4096", next))
-			h.Write(make([]byte, 4096))
-		}
-	}
+	look := d.looks()
 	// QEMU opens no VHD of more than 2,040 GiB; a fixed one may be larger, as Azure
 	// takes it.
 	if k.Format.Name != "vpc" || d.size <= vhdMaxDynamic {
 		checkQEMUInfo(t, name, path, k.Format, d.size)
-		if out := run(t, "qemu-io", append(args, path)...); strings.Contains(out, "Pattern verification failed") || strings.Count(out, "ops;") != (len(args)-3)/2 {
-			t.Errorf("%s: qemu-io: %s", name, out)
-		}
+		look.qemu(t, name, path, k.Format)
 		if k.Format != (Format{Name: "vmdk"}) { // which takes QEMU seconds
 			checkQEMUCheck(t, name, path, k.Format)
 		}
 	}
-	if got, want := libraryRead(t, path, ranges...), fmt.Sprintf("%d %x", d.size, h.Sum(nil)); got != want {
+	look.library(t, name, path)
+}
+
+// looks are the places where a sparse disk is looked at: each leaf of data, and
+// what follows it.
+type looks struct {
+	size   int64
+	reads  []string // of qemu-io, with the pattern that must be there
+	ranges []string // of libraryRead
+	sum    string   // SHA-256 of the ranges
+}
+
+func (d *leafDisk) looks() looks {
+	l := looks{size: d.size}
+	h := sha256.New()
+	for leaf := range d.data {
+		off := leaf * disk.LeafSize
+		n := min(disk.LeafSize, d.size-off)
+		l.reads = append(l.reads, "-c", fmt.Sprintf("read -P %d %d %d", patternOf(leaf), off, n))
+		l.ranges = append(l.ranges, fmt.Sprintf("%d:%d", off, n))
+		h.Write(d.leaf(leaf)[:n])
+		if next := off + n; !d.data[leaf+1] && next < d.size {
+			l.reads = append(l.reads, "-c", fmt.Sprintf("read -P 0 %d %d", next, min(disk.LeafSize, d.size-next)))
+			l.ranges = append(l.ranges, fmt.Sprintf("%d:4096", next))
+			h.Write(make([]byte, 4096))
+		}
+	}
+	l.sum = fmt.Sprintf("%x", h.Sum(nil))
+	return l
+}
+
+func (l looks) qemu(t *testing.T, name, path string, f Format) {
+	t.Helper()
+	out := run(t, "qemu-io", append(append([]string{"-r", "-f", f.Name}, l.reads...), path)...)
+	if strings.Contains(out, "Pattern verification failed") || strings.Count(out, "ops;") != len(l.reads)/2 {
+		t.Errorf("%s: qemu-io: %s", name, out)
+	}
+}
+
+func (l looks) library(t *testing.T, name, path string) {
+	t.Helper()
+	if got, want := libraryRead(t, path, l.ranges...), fmt.Sprintf("%d %s", l.size, l.sum); got != want {
 		t.Errorf("%s: library reads %s, want %s", name, got, want)
 	}
 }

@@ -54,3 +54,27 @@ func firmwareOf(d io.ReaderAt) vm.Firmware {
 	}
 	return ""
 }
+
+// tableOf tells a disk's partition table: "mbr", "gpt" (with a BIOS boot
+// partition), "gpt-no-bios", or "" where there is none.
+func tableOf(d io.ReaderAt) string {
+	head := make([]byte, 2*512+128*128)
+	n, err := d.ReadAt(head, 0)
+	if n < 512 || err != nil && !errors.Is(err, io.EOF) || head[510] != 0x55 || head[511] != 0xaa {
+		return ""
+	}
+	head = head[:n]
+	if n < 1024+128 || !bytes.HasPrefix(head[512:], []byte("EFI PART")) {
+		return "mbr"
+	}
+	size := int(binary.LittleEndian.Uint32(head[512+84:]))
+	if size < 128 || size > 4096 {
+		return "gpt-no-bios"
+	}
+	for e := head[1024:]; len(e) >= size; e = e[size:] {
+		if bytes.Equal(e[:16], guidBIOSBoot) {
+			return "gpt"
+		}
+	}
+	return "gpt-no-bios"
+}

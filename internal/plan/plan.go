@@ -7,15 +7,18 @@ package plan
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
+	"maps"
+	"slices"
 	"time"
 
 	"ascend/internal/disk"
 	"ascend/internal/disk/open"
 	"ascend/internal/image"
+	"ascend/internal/prices"
 	"ascend/internal/target"
+	"ascend/internal/target/caps"
+	"ascend/internal/target/guestos"
 	"ascend/internal/vm"
 )
 
@@ -36,6 +39,36 @@ type Plan struct {
 	Options   map[string]string `json:"options,omitempty"`
 	PowerOn   bool              `json:"power_on"`
 	Seed      string            `json:"seed"` // of the identifiers in the target files
+	// Detected is where the machine ran, and how sure that is.
+	Detected *Detection `json:"detected,omitempty"`
+	// Size is the size chosen, where the platform has sizes.
+	Size *SizeChoice `json:"size,omitempty"`
+	// GuestNames are what the target may know the guest by, the best first.
+	GuestNames []string `json:"guest_names,omitempty"`
+	// Seal holds digests of the parts that may not be edited.
+	Seal map[string]string `json:"seal,omitempty"`
+
+	tooBig []string // disks that their format cannot hold
+	facts  facts    // what was found on the way and rules look at
+}
+
+// SizeChoice is the machine's size on the target and what else would fit.
+type SizeChoice struct {
+	Field        string       `json:"field"` // the placement field that holds it
+	Name         string       `json:"name"`
+	Chosen       string       `json:"chosen"` // why
+	Hourly       string       `json:"hourly,omitempty"`
+	Currency     string       `json:"currency,omitempty"`
+	Alternatives []SizeOption `json:"alternatives,omitempty"`
+}
+
+// SizeOption is a size that fits too.
+type SizeOption struct {
+	Name   string `json:"name"`
+	CPUs   int    `json:"cpus"`
+	Memory int64  `json:"memory"`
+	Hourly string `json:"hourly,omitempty"`
+	Note   string `json:"note,omitempty"`
 }
 
 // BackupRef names the backup.
@@ -45,6 +78,12 @@ type BackupRef struct {
 	VM         string    `json:"vm"`
 	Type       string    `json:"type,omitempty"`
 	Created    time.Time `json:"created,omitzero"`
+	// Files are the image files that were named in place of a repository,
+	// relative to Repository, and Format what they were said to be.
+	Files  []string `json:"files,omitempty"`
+	Format string   `json:"format,omitempty"`
+	// Machine is a digest of what the backup says of its machine.
+	Machine string `json:"machine,omitempty"`
 }
 
 // TargetRef names the target.
@@ -72,31 +111,6 @@ type Disk struct {
 	Level     int             `json:"level,omitempty"`
 }
 
-// Severity of a finding.
-type Severity string
-
-// Severities.
-const (
-	Critical    Severity = "critical"    // the restore does not start
-	Warning     Severity = "warning"     // the user must consent
-	Information Severity = "information" // worth knowing
-)
-
-// Finding is what a rule found.
-type Finding struct {
-	Code     string   `json:"code"`
-	Severity Severity `json:"severity"`
-	Text     string   `json:"text"`
-	Advice   string   `json:"advice,omitempty"`
-}
-
-// Estimate is how much there is to do.
-type Estimate struct {
-	Allocated int64 `json:"allocated"` // bytes that will be read
-	Virtual   int64 `json:"virtual"`
-	Staging   int64 `json:"staging"` // bytes of temporary space: 0
-}
-
 // Source is an opened disk with its map.
 type Source struct {
 	Image disk.Image
@@ -117,7 +131,7 @@ func Measure(ctx context.Context, images []disk.Image) ([]Source, error) {
 	return out, nil
 }
 
-// Request is what the user asks for.
+// Request is what the user asks for, and what the plan is made from.
 type Request struct {
 	Backup    BackupRef
 	Machine   *vm.Machine // of the backup, the user's overrides included
@@ -135,6 +149,29 @@ type Request struct {
 	PowerOn   bool
 	Seed      string
 	Now       time.Time
+
+	// Mapping places what Placement leaves open. The zero value maps nothing.
+	Mapping Mapping
+	// MAC and UUID are "keep" or "new"; "" keeps what the target keeps.
+	MAC, UUID string
+	// Guest is what the inspection of the disks found; nil: not inspected.
+	Guest *GuestFacts
+	// Source overrules the platform that the evidence speaks for.
+	Source   vm.Platform
+	Evidence []Evidence
+	// Region of prices, where the inventory names none.
+	Region string
+	Prices *prices.Book // nil: cost is not estimated
+	// Rate is the bytes a second measured by Jobs earlier restores to this
+	// target; 0: none was measured.
+	Rate int64
+	Jobs int
+	// Scratch is the temporary space a restore needs here beside the target's
+	// own, and what is free of it; -1: not known.
+	Scratch, ScratchFree int64
+	// Want is a plan that was made before and edited: what can be edited in it is
+	// taken as it stands.
+	Want *Plan
 }
 
 // Make works the plan out. An error means that no plan can be made at all;
@@ -144,78 +181,73 @@ func Make(r Request) (*Plan, error) {
 		return nil, fmt.Errorf("cannot plan: the machine has %d disks and the backup %d", len(r.Machine.Disks), len(r.Sources))
 	}
 	p := &Plan{
-		Version: 1, Made: r.Now.UTC().Truncate(time.Second), Backup: r.Backup, Target: r.Target, Source: r.Machine,
-		Placement: r.Placement, Options: r.Options, PowerOn: r.PowerOn, Seed: r.Seed,
+		Version: 1, Made: r.Now.UTC().Truncate(time.Second), Backup: r.Backup, Target: r.Target,
+		Options: r.Options, PowerOn: r.PowerOn, Seed: r.Seed,
 	}
+	r.Caps = caps.Fill(r.Caps)
+	if r.Want != nil {
+		p.Detected = r.Want.Detected
+	} else {
+		p.Detected = Detect(r.Evidence, r.Machine, r.Guest, r.Source)
+	}
+	p.Placement = clonePlacement(r.Placement)
+	p.source(r)
+	p.place(r)
 	p.translate(r)
+	p.size(r)
+	if r.Want != nil {
+		p.edit(r)
+	}
 	if err := p.deliver(r); err != nil {
 		return nil, err
 	}
+	p.GuestNames = guestos.For(r.Target.Platform, p.Machine)
+	p.estimate(r)
 	p.check(r)
+	p.Seal = p.seal()
 	return p, nil
 }
 
-// deliver chooses how each disk travels.
-func (p *Plan) deliver(r Request) error {
-	d, err := choose(r)
-	if err != nil {
-		return err
+// source completes the machine as backed up with what was found out of it.
+func (p *Plan) source(r Request) {
+	m := r.Machine.Clone()
+	if m.Platform == vm.Unknown && p.Detected != nil {
+		m.Platform = p.Detected.Platform
 	}
-	for i, s := range r.Sources {
-		virtual := s.Info.Size
-		if d.Align > 1 {
-			virtual = (virtual + d.Align - 1) / d.Align * d.Align
-		}
-		pd := Disk{Index: r.Machine.Disks[i].Index, Source: s.Info, Delivery: d, Virtual: virtual, FileSize: -1, BlockSize: r.BlockSize, Level: r.Level}
-		src := image.Source{Disk: s.Image, Map: s.Map}
-		if d.Align > 1 {
-			padded, err := image.Pad(src, d.Align)
-			if err != nil {
-				return err
-			}
-			src = padded.Source
-		}
-		o := image.Options{BlockSize: r.BlockSize, Level: r.Level}
-		if d.Format.Ordered() {
-			_, err = image.NewStream(src, d.Format, o)
-		} else {
-			var f *image.File
-			if f, err = image.New(src, d.Format, o); err == nil {
-				pd.FileSize = f.Size()
+	if g := r.Guest; g != nil {
+		set := func(to *string, v string) {
+			if *to == "" {
+				*to = v
 			}
 		}
-		var tooBig *image.SizeError
-		if errors.As(err, &tooBig) {
-			p.find("disk-format-limit", Critical, fmt.Sprintf("disk %d: %v", pd.Index, err), "choose another format with --format")
-		} else if err != nil {
-			return err
+		if m.Guest.Family == "" {
+			m.Guest.Family = g.Family
 		}
-		p.Disks = append(p.Disks, pd)
-		p.Machine.Disks[i].Size = virtual
-		p.Estimate.Allocated += s.Info.Allocated
-		p.Estimate.Virtual += virtual
+		set(&m.Guest.Distribution, g.Distribution)
+		set(&m.Guest.Version, g.Version)
+		if m.Guest.Arch == "" {
+			m.Guest.Arch = g.Arch
+		}
+		if m.Clock == "" && g.ClockUTC != nil {
+			m.Clock = vm.ClockLocal
+			if *g.ClockUTC {
+				m.Clock = vm.ClockUTC
+			}
+		}
+		if b := g.BootDisk; b != nil && *b >= 0 && *b < len(m.Disks) && !slices.ContainsFunc(m.Disks, func(d vm.Disk) bool { return d.Boot }) {
+			m.Disks[*b].Boot = true
+		}
 	}
-	return nil
+	p.Source = m
 }
 
-func choose(r Request) (target.Delivery, error) {
-	var offered []string
-	for _, d := range r.Caps.Deliveries {
-		offered = append(offered, d.Path+":"+d.Format.String())
-		if r.Path != "" && d.Path != r.Path || r.Format != nil && d.Format != *r.Format {
-			continue
-		}
-		return d, nil
+func clonePlacement(o target.Placement) target.Placement {
+	c := target.Placement{Fields: maps.Clone(o.Fields), Networks: slices.Clone(o.Networks), Storage: slices.Clone(o.Storage), Volumes: slices.Clone(o.Volumes)}
+	for _, a := range o.Adapters {
+		a.SecurityGroups, a.Addresses = slices.Clone(a.SecurityGroups), slices.Clone(a.Addresses)
+		c.Adapters = append(c.Adapters, a)
 	}
-	want := r.Path
-	if r.Format != nil {
-		want += ":" + r.Format.String()
-	}
-	return target.Delivery{}, fmt.Errorf("cannot plan: %s takes no disks as %s; it takes %s", r.Target.Name, want, strings.Join(offered, ", "))
-}
-
-func (p *Plan) find(code string, s Severity, text, advice string) {
-	p.Findings = append(p.Findings, Finding{Code: code, Severity: s, Text: text, Advice: advice})
+	return c
 }
 
 // Stopped tells whether a critical finding forbids the restore.

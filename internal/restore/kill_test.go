@@ -311,14 +311,6 @@ func orderOf(t testing.TB, r Request) order {
 	return o
 }
 
-// stride thins the points out that are tried; make soak tries them all.
-func stride() int64 {
-	if os.Getenv("ASCEND_SOAK") != "" {
-		return 1
-	}
-	return 1
-}
-
 // walk runs the order once undisturbed; then, for each of its points, kills a
 // process there and has another do the rest.
 func walk(t *testing.T, base *order, do string, before, after func(o *order), check func(o *order, at int64)) {
@@ -331,7 +323,7 @@ func walk(t *testing.T, base *order, do string, before, after func(o *order), ch
 	}
 	check(first, 0)
 	after(first)
-	for at := int64(1); at <= n; at += stride() {
+	for at := int64(1); at <= n; at++ {
 		o := base.fresh(t)
 		before(o)
 		o.Do, o.KillAt = do, at
@@ -350,7 +342,7 @@ func walk(t *testing.T, base *order, do string, before, after func(o *order), ch
 
 func nothing(*order) {}
 
-// cancelOrUndo brings an order to where cancel and undo have something to do.
+// halfway brings an order to where cancel and undo have something to do.
 func halfway(t testing.TB, at int64) func(o *order) {
 	return func(o *order) {
 		o.Do, o.KillAt = "run", at

@@ -78,7 +78,8 @@ type fixture struct {
 	dir   string
 	files []string
 	out   string
-	tgt   target.Target // what jobs get, in place of the local target
+	tgt   target.Target                 // what jobs get, in place of the local target
+	open  func() (target.Target, error) // likewise, anew each time
 	key   ed25519.PrivateKey
 	tab   Store
 	s     *Service
@@ -134,6 +135,9 @@ func (f *fixture) start(change func(c *Config)) {
 
 // Target opens what the fixture says, or the local target.
 func (f *fixture) Target(context.Context, string) (target.Target, error) {
+	if f.open != nil {
+		return f.open()
+	}
 	if f.tgt != nil {
 		return f.tgt, nil
 	}

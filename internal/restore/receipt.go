@@ -195,11 +195,12 @@ func makeKey(path string) (ed25519.PrivateKey, error) {
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
-	if err == nil {
-		err = writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	}
+	// The public half first: where the private one is, it is too.
 	if err == nil {
 		err = writeFile(path+".pub", []byte(base64.StdEncoding.EncodeToString(pub)+"\n"))
+	}
+	if err == nil {
+		err = writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make receipt key: %w", err)

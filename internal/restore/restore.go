@@ -15,9 +15,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"ascend/internal/disk"
 	"ascend/internal/plan"
@@ -44,6 +46,45 @@ type SourceRef struct {
 	// Files are image files that stand for a backup, in place of the above.
 	Files  []string `json:"files,omitempty"`
 	Format string   `json:"format,omitempty"` // of Files; "": told from their signatures
+}
+
+// sourceJSON is a SourceRef as JSON has it, which takes no names that are not
+// UTF-8, as file names may be: those stand in Raw.
+type sourceJSON struct {
+	Repository string   `json:"repository,omitempty"`
+	Backup     string   `json:"backup,omitempty"`
+	Files      []string `json:"files,omitempty"`
+	Raw        [][]byte `json:"files_raw,omitempty"`
+	Format     string   `json:"format,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (r SourceRef) MarshalJSON() ([]byte, error) {
+	j := sourceJSON{Repository: r.Repository, Backup: r.Backup, Files: r.Files, Format: r.Format}
+	for _, f := range r.Files {
+		if !utf8.ValidString(f) {
+			j.Files = nil
+		}
+	}
+	for _, f := range r.Files {
+		if j.Files == nil {
+			j.Raw = append(j.Raw, []byte(f))
+		}
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *SourceRef) UnmarshalJSON(b []byte) error {
+	var j sourceJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	*r = SourceRef{Repository: j.Repository, Backup: j.Backup, Files: j.Files, Format: j.Format}
+	for _, f := range j.Raw {
+		r.Files = append(r.Files, string(f))
+	}
+	return nil
 }
 
 // Source is an opened backup.

@@ -181,6 +181,35 @@ type Placement struct {
 	Fields   map[string]string `json:"fields,omitempty"`   // datacenter, cluster, folder, …
 	Networks []string          `json:"networks,omitempty"` // parallel to Machine.NICs
 	Storage  []string          `json:"storage,omitempty"`  // parallel to Machine.Disks; "" is the default
+	// Volumes refines Storage, parallel to Machine.Disks; shorter means zero values.
+	Volumes []Volume `json:"volumes,omitempty"`
+	// Adapters refines Networks, parallel to Machine.NICs; shorter means zero values.
+	Adapters []Adapter `json:"adapters,omitempty"`
+}
+
+// Volume is the performance wanted of one disk. 0 is what its storage class
+// includes.
+type Volume struct {
+	IOPS       int `json:"iops,omitempty"`
+	Throughput int `json:"throughput,omitempty"` // MB/s (AWS: MiB/s)
+}
+
+// AddressPolicy says what becomes of an adapter's addresses. "" leaves it to
+// the platform and the guest.
+type AddressPolicy string
+
+// Address policies.
+const (
+	AddressKeep AddressPolicy = "keep" // those the machine had
+	AddressDHCP AddressPolicy = "dhcp" // the network's DHCP gives them
+	AddressNew  AddressPolicy = "new"  // Adapter.Addresses
+)
+
+// Adapter is how one network adapter is placed.
+type Adapter struct {
+	SecurityGroups []string      `json:"security_groups,omitempty"`
+	Address        AddressPolicy `json:"address,omitempty"`
+	Addresses      []string      `json:"addresses,omitempty"` // with AddressNew
 }
 
 // Mode is how a target takes a file's bytes.
@@ -208,9 +237,11 @@ type Delivery struct {
 	// Digests asks for Sum fields: "sha1", "sha256". Streams only.
 	Digests []string `json:"digests,omitempty"`
 	// Block, when not 0, wants every range to be whole aligned blocks of so many
-	// bytes, the last one filled with zeros.
+	// bytes, the last one filled with zeros: several of them where MaxRange allows.
+	// For formats that keep the disk's bytes at their place (raw, fixed VHD).
 	Block int64 `json:"block,omitempty"`
-	// MaxRange bounds one WriteRange or Append in bytes; 0: no bound.
+	// MaxRange bounds one WriteRange or Append in bytes; what lies together is
+	// joined up to it. 0: no bound of the target's; with Block, one block.
 	MaxRange int64 `json:"max_range,omitempty"`
 	// Workers is a good number of ranges at once for one disk; 0: the default.
 	Workers int `json:"workers,omitempty"`
@@ -243,6 +274,9 @@ type Capabilities struct {
 	// Fields are the placement fields, Options the job's options.
 	Fields  []Field `json:"fields,omitempty"`
 	Options []Field `json:"options,omitempty"`
+	// Traits are facts that plans are made from; package caps has each
+	// platform's. nil: those.
+	Traits *Traits `json:"traits,omitempty"`
 }
 
 // Field is one setting a target understands.
@@ -268,6 +302,59 @@ type Inventory struct {
 	Networks []Place            `json:"networks"`
 	Taken    []string           `json:"taken,omitempty"` // names of machines that exist
 	Asked    time.Time          `json:"asked"`
+	// What follows is nil or zero where the target was not or could not be asked.
+
+	Region         string       `json:"region,omitempty"` // of the account or subscription used
+	SecurityGroups []Place      `json:"security_groups,omitempty"`
+	Sizes          []Size       `json:"sizes,omitempty"` // machine sizes offered here
+	Quotas         []Quota      `json:"quotas,omitempty"`
+	Permissions    []Permission `json:"permissions,omitempty"`
+	// TokenExpires is when the credentials end that cannot be renewed.
+	TokenExpires time.Time `json:"token_expires,omitzero"`
+	// UEFI tells whether a host here starts machines by UEFI.
+	UEFI *bool `json:"uefi,omitempty"`
+	// KeyProvider tells whether virtual TPMs can be made here.
+	KeyProvider *bool `json:"key_provider,omitempty"`
+}
+
+// Quota is one limit of the account. What it counts is told by Kind; others
+// than these are shown and not checked.
+type Quota struct {
+	Kind  string `json:"kind"` // "cpus", "memory" (bytes), "disk" (bytes), "machines", "disks", "nics"
+	Name  string `json:"name"` // as the platform calls it
+	Used  int64  `json:"used"`
+	Limit int64  `json:"limit"` // -1: none
+}
+
+// Permission is one right that a restore needs.
+type Permission struct {
+	Name    string `json:"name"`
+	Granted bool   `json:"granted"`
+}
+
+// Size is a machine size: an instance type, a VM size, a service offering. Zero
+// limits are not known and do not count.
+type Size struct {
+	Name     string        `json:"name"`
+	CPUs     int           `json:"cpus"`
+	Memory   int64         `json:"memory"` // bytes
+	Arch     []vm.Arch     `json:"arch,omitempty"`
+	Firmware []vm.Firmware `json:"firmware,omitempty"`
+	MaxDisks int           `json:"max_disks,omitempty"` // boot disk included
+	MaxNICs  int           `json:"max_nics,omitempty"`
+	// Shared: each adapter after the first takes the place of a disk.
+	Shared bool `json:"shared,omitempty"`
+	// NVMe and ENA tell that the guest needs these drivers.
+	NVMe       bool `json:"nvme,omitempty"`
+	ENA        bool `json:"ena,omitempty"`
+	Premium    bool `json:"premium,omitempty"`     // takes premium storage
+	TPM        bool `json:"tpm,omitempty"`         // has a virtual TPM
+	SecureBoot bool `json:"secure_boot,omitempty"` //
+	Old        bool `json:"old,omitempty"`         // of an earlier generation
+	Special    bool `json:"special,omitempty"`     // metal, accelerators, confidential: only when named
+	Burst      bool `json:"burst,omitempty"`       // processor time is rationed
+	// Custom sizes take any processors and memory up to CPUs and Memory.
+	Custom bool `json:"custom,omitempty"`
 }
 
 // Place is one candidate for a placement field.

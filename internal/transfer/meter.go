@@ -17,6 +17,7 @@ type Meter struct {
 
 	mu    sync.Mutex
 	start time.Time
+	end   time.Time // when done reached total
 	last  time.Time
 	seen  int64
 	rate  float64 // bytes a second, smoothed
@@ -39,6 +40,12 @@ func NewMeter() *Meter { return &Meter{} }
 // SetTotal says how many allocated bytes there are.
 func (m *Meter) SetTotal(n int64) { m.total.Store(n) }
 
+// Add counts n bytes as done, of work that is no transfer.
+func (m *Meter) Add(n int64) {
+	m.begin()
+	m.add(n)
+}
+
 func (m *Meter) begin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -48,10 +55,18 @@ func (m *Meter) begin() {
 	}
 }
 
-func (m *Meter) add(n int64)    { m.done.Add(n) }
+func (m *Meter) add(n int64) {
+	if total := m.total.Load(); m.done.Add(n) >= total && n > 0 && total > 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.end = time.Now()
+	}
+}
+
 func (m *Meter) addOld(n int64) { m.done.Add(n); m.resumed.Add(n) }
 
-// Read gives the progress now. The rate is smoothed over about 10 seconds.
+// Read gives the progress now. The rate is smoothed over about 10 seconds; that
+// of what is done is the mean of all of it.
 func (m *Meter) Read() Progress {
 	now := time.Now()
 	m.mu.Lock()
@@ -62,6 +77,11 @@ func (m *Meter) Read() Progress {
 	}
 	p.Elapsed = now.Sub(m.start)
 	fresh := p.Done - p.Resumed
+	if p.Done >= p.Total && !m.end.IsZero() {
+		p.Elapsed = m.end.Sub(m.start)
+		p.Rate, p.ETA = float64(fresh)/max(p.Elapsed.Seconds(), 1e-6), 0
+		return p
+	}
 	if dt := now.Sub(m.last).Seconds(); dt >= 0.1 {
 		inst := float64(fresh-m.seen) / dt
 		weight := min(1, dt/10)

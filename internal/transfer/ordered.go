@@ -19,6 +19,7 @@ type piece struct {
 	unit   unit
 	buf    *buffers
 	out    []byte // what the worker made
+	final  bool   // out is the file's bytes as they are; emit is not asked
 	blocks []journal.Block
 	data   int64 // allocated bytes of the disk in it
 	done   chan error
@@ -159,7 +160,12 @@ func runPieces(ctx context.Context, p producer, cp checkpoint, resumed bool, w *
 			if err != nil {
 				return err
 			}
-			if w.buf, err = p.emit(w.buf, pc); err != nil {
+			if pc.final {
+				err = w.give(gctx, pc.out)
+			} else if w.buf, err = p.emit(w.buf, pc); err == nil {
+				err = w.drain(gctx, appendSize)
+			}
+			if err != nil {
 				return err
 			}
 			o.Meter.add(pc.data)
@@ -169,9 +175,6 @@ func runPieces(ctx context.Context, p producer, cp checkpoint, resumed bool, w *
 				root.put(pc.blocks)
 			}
 			pool.put(pc.out)
-			if err = w.drain(gctx, appendSize); err != nil {
-				return err
-			}
 			if j != nil && (time.Since(last) >= checkpointEvery || len(blocks) >= 256) {
 				if err := w.checkpoint(gctx, p, pc.number+1, j, blocks); err != nil {
 					return err
@@ -217,11 +220,18 @@ func (w *orderedWriter) drain(ctx context.Context, keep int) error {
 	if len(w.buf) <= keep {
 		return nil
 	}
-	w.sums.write(w.buf)
-	p := w.buf
-	if skip := min(max(w.have-w.off, 0), int64(len(p))); skip > 0 {
-		p = p[skip:]
-	}
+	err := w.give(ctx, w.buf)
+	w.buf = w.buf[:0]
+	return err
+}
+
+// give sends the next bytes of the file. Nothing may be gathered when p is not
+// what is gathered.
+func (w *orderedWriter) give(ctx context.Context, p []byte) error {
+	w.sums.write(p)
+	off := w.off
+	w.off += int64(len(p))
+	p = p[min(max(w.have-off, 0), int64(len(p))):]
 	for len(p) > 0 {
 		q := p[:min(int64(len(p)), w.o.MaxRange)]
 		if err := w.o.wait(ctx, len(q)); err != nil {
@@ -233,8 +243,6 @@ func (w *orderedWriter) drain(ctx context.Context, keep int) error {
 		w.o.Meter.sent.Add(int64(len(q)))
 		p = p[len(q):]
 	}
-	w.off += int64(len(w.buf))
-	w.buf = w.buf[:0]
 	return nil
 }
 

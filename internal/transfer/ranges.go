@@ -26,36 +26,34 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 	sync := startSyncer(ctx, sink, j, o.SyncEvery)
 
 	g, gctx := errgroup.WithContext(ctx)
-	units := make(chan unit)
+	batches := make(chan []unit)
 	g.Go(func() error {
-		defer close(units)
-		return cutUnits(f, o.Dirty, func(u unit) error {
-			if j != nil && j.Has(u.number) {
-				o.Meter.addOld(u.dataBytes())
-				return nil
-			}
+		defer close(batches)
+		return cutBatches(f, j, o, func(b []unit) error {
 			select {
-			case units <- u:
+			case batches <- b:
 				return nil
 			case <-gctx.Done():
 				return gctx.Err()
 			}
 		})
 	})
-	workers := max(1, min(o.Workers, int(o.InFlight/unitSize)))
-	for range workers {
+	for range max(1, min(o.Workers, int(o.InFlight/max(o.MaxRange, unitSize)))) {
 		g.Go(func() error {
 			w := newWorker(f, sink, o)
-			for u := range units {
-				if err := w.do(gctx, u); err != nil {
+			for batch := range batches {
+				if err := w.do(gctx, batch); err != nil {
 					return err
 				}
-				if j != nil {
-					if err := j.Landed(u.number, w.blocks); err != nil {
-						return err
+				for i, u := range batch {
+					if j != nil {
+						if err := j.Landed(u.number, w.landed(i)); err != nil {
+							return err
+						}
+					} else if !o.NoDigest {
+						root.put(w.landed(i))
 					}
-				} else if !o.NoDigest {
-					root.put(w.blocks)
+					o.Meter.add(u.dataBytes())
 				}
 			}
 			return nil
@@ -68,8 +66,46 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 	return res, res.setDigest(root, j, o)
 }
 
-// worker reads, hashes and writes units, one after the other, through one
-// buffer that stands for a contiguous run of the file.
+// cutBatches yields the units that have not landed, those that lie together in
+// the file joined up to the size of one write. The slice belongs to the receiver.
+func cutBatches(f *image.File, j *journal.Journal, o Options, yield func([]unit) error) error {
+	var batch []unit
+	var bytes int64
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		b := batch
+		batch, bytes = nil, 0
+		return yield(b)
+	}
+	var end int64
+	err := cutUnits(f, o.Dirty, func(u unit) error {
+		if b := o.Block; b > 0 && u.number > 0 && u.off/b == (end-1)/b {
+			// Two writes would each fill the rest of the block with zeros.
+			return fmt.Errorf("cannot send %s in whole blocks of %d bytes: its data is not aligned to them", f.Format(), b)
+		}
+		end = u.off + u.len
+		if j != nil && j.Has(u.number) {
+			o.Meter.addOld(u.dataBytes())
+			return nil
+		}
+		if n := len(batch); n > 0 && (batch[n-1].off+batch[n-1].len != u.off || bytes+u.len > o.MaxRange) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch, bytes = append(batch, u), bytes+u.len
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
+}
+
+// worker reads, hashes and writes batches of units, one after the other, through
+// one buffer that stands for a contiguous run of the file.
 type worker struct {
 	f    *image.File
 	sink RangeSink
@@ -80,37 +116,62 @@ type worker struct {
 	from   int   // buf[from:n] is filled and not yet sent
 	n      int
 	hash   hasher
-	blocks []journal.Block // of the unit
+	blocks []journal.Block // of the batch
+	ends   []int           // of each unit's, in blocks
 }
 
 func newWorker(f *image.File, sink RangeSink, o Options) *worker {
 	w := &worker{f: f, sink: sink, o: o}
 	unit := max(o.Block, digest.LeafSize)
-	w.buf = make([]byte, max(o.MaxRange/unit, 1)*unit)
+	size := max(min(o.MaxRange/unit, f.Size()/unit+1), 1) * unit // no more than there is
+	if o.Block > 0 {
+		size += unit // for the part of a block that is kept back
+	}
+	w.buf = make([]byte, size)
 	w.hash = hasher{size: f.Source().Size(), off: o.NoDigest}
 	return w
 }
 
-func (w *worker) do(ctx context.Context, u unit) error {
+// do sends a batch; when it returns nil all of it has landed.
+func (w *worker) do(ctx context.Context, batch []unit) error {
 	w.from, w.n = 0, 0
-	w.blocks = w.blocks[:0]
-	for _, s := range u.segs {
-		for s.Len > 0 {
-			if err := w.makeRoom(ctx, s.Off); err != nil {
+	w.blocks, w.ends = w.blocks[:0], w.ends[:0]
+	for _, u := range batch {
+		for _, s := range u.segs {
+			if err := w.segment(ctx, s); err != nil {
 				return err
 			}
-			part := s
-			if s.Len > int64(len(w.buf)-w.n) { // cut at a leaf, so that each leaf is hashed whole
-				part.Len = int64(len(w.buf)-w.n) / digest.LeafSize * digest.LeafSize
-			}
-			if err := w.take(ctx, part); err != nil {
-				return err
-			}
-			s.Off, s.DiskOff, s.Len = s.Off+part.Len, s.DiskOff+part.Len, s.Len-part.Len
 		}
+		w.blocks = w.hash.end(w.blocks)
+		w.ends = append(w.ends, len(w.blocks))
 	}
-	w.blocks = w.hash.end(w.blocks)
 	return w.send(ctx, w.n)
+}
+
+// landed is the digests of the blocks in unit i of the batch that was sent.
+func (w *worker) landed(i int) []journal.Block {
+	from := 0
+	if i > 0 {
+		from = w.ends[i-1]
+	}
+	return w.blocks[from:w.ends[i]]
+}
+
+func (w *worker) segment(ctx context.Context, s image.Segment) error {
+	for s.Len > 0 {
+		if err := w.makeRoom(ctx, s.Off); err != nil {
+			return err
+		}
+		part := s
+		if s.Len > int64(len(w.buf)-w.n) { // cut at a leaf, so that each leaf is hashed whole
+			part.Len = int64(len(w.buf)-w.n) / digest.LeafSize * digest.LeafSize
+		}
+		if err := w.take(ctx, part); err != nil {
+			return err
+		}
+		s.Off, s.DiskOff, s.Len = s.Off+part.Len, s.DiskOff+part.Len, s.Len-part.Len
+	}
+	return nil
 }
 
 // makeRoom sees to it that the buffer takes a leaf at file offset off. With
@@ -124,6 +185,15 @@ func (w *worker) makeRoom(ctx context.Context, off int64) error {
 		next = off
 	}
 	if w.n > 0 && off == next && len(w.buf)-w.n >= digest.LeafSize {
+		return nil
+	}
+	if w.n > 0 && off == next && b > 1 { // the file goes on: a block that is not full waits
+		keep := w.n % int(b)
+		if err := w.send(ctx, w.n-keep); err != nil {
+			return err
+		}
+		copy(w.buf, w.buf[w.n-keep:w.n])
+		w.base, w.from, w.n = next-int64(keep), 0, keep
 		return nil
 	}
 	if err := w.send(ctx, w.n); err != nil {
@@ -146,7 +216,6 @@ func (w *worker) take(ctx context.Context, s image.Segment) error {
 		w.n += len(p)
 		return nil
 	}
-	w.o.Meter.add(s.Len)
 	for i := 0; i < len(p); i += digest.LeafSize {
 		leaf := p[i:min(i+digest.LeafSize, len(p))]
 		zero := w.hash.leaf(s.DiskOff+int64(i), leaf, &w.blocks)
@@ -178,21 +247,29 @@ func (w *worker) send(ctx context.Context, to int) error {
 	return nil
 }
 
-// sendBlocks writes whole aligned blocks and leaves out those of zeros.
+// sendBlocks writes whole aligned blocks and leaves out those of zeros. p lies in
+// the buffer, which is a multiple of a block long, as p's beginning is.
 func (w *worker) sendBlocks(ctx context.Context, p []byte, off int64) error {
 	b := int(w.o.Block)
+	if cut := len(p) % b; cut > 0 {
+		whole := p[:len(p)-cut+b]
+		clear(whole[len(p):])
+		p = whole
+	}
+	most := max(int(w.o.MaxRange)/b, 1) * b
 	for len(p) > 0 {
-		q := p[:min(len(p), b)]
-		if len(q) < b {
-			q = w.buf[cap(w.buf)-cap(p) : cap(w.buf)-cap(p)+b]
-			clear(q[len(p):])
+		n := 0
+		for n < len(p) && n < most && (w.o.Dirty || !digest.IsZero(p[n:n+b])) {
+			n += b
 		}
-		if w.o.Dirty || !digest.IsZero(q) {
-			if err := w.write(ctx, off, q); err != nil {
-				return err
-			}
+		if n == 0 {
+			p, off = p[b:], off+int64(b)
+			continue
 		}
-		p, off = p[min(len(p), b):], off+int64(b)
+		if err := w.write(ctx, off, p[:n]); err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
 	}
 	return nil
 }

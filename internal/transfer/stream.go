@@ -155,13 +155,13 @@ func (p *fileProducer) prepare(pc *piece) error {
 		}
 	}
 	pc.blocks = h.end(pc.blocks)
-	pc.out = out
+	pc.out, pc.final = out, true
 	return nil
 }
 
 func (p *fileProducer) begin(dst []byte) ([]byte, error) { return dst, nil }
 func (p *fileProducer) emit(dst []byte, pc *piece) ([]byte, error) {
-	return append(dst, pc.out...), nil
+	return append(dst, pc.out...), nil // not asked: pieces are final
 }
 func (p *fileProducer) end(dst []byte) ([]byte, error) { return dst, nil }
 func (p *fileProducer) state() ([]byte, error)         { return nil, nil }

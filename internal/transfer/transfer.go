@@ -49,13 +49,16 @@ type Options struct {
 	// processor, at least 4 and at most 16.
 	Workers int
 	// InFlight bounds the bytes that were read and have not yet landed: memory,
-	// and what is sent again after a kill. 0: 64 MiB. At least one unit a worker
+	// and what is sent again after a kill. 0: 64 MiB. At least one write a worker
 	// is always allowed.
 	InFlight int64
-	// MaxRange bounds one write to the sink in bytes; 0: 1 MiB.
+	// MaxRange bounds one write to the sink in bytes. What lies together in the
+	// file is joined up to it. 0: 4 MiB and at most an eighth of InFlight, or one
+	// Block.
 	MaxRange int64
 	// Block, when not 0, sends whole aligned blocks of so many bytes, filled
-	// with zeros; a power of two of at most 1 MiB.
+	// with zeros, several in one write where MaxRange allows; a power of two of at
+	// most 1 MiB.
 	Block int64
 	// Dirty: the sink does not promise zeros where nothing was written, so zeros
 	// are sent too.
@@ -84,6 +87,10 @@ type Result struct {
 
 const unitSize = digest.BlockSize
 
+// joinSize is how much is sent in one write where the sink sets no bound: the
+// round trip and the request's own cost are small against it.
+const joinSize = 4 << 20
+
 func (o Options) withDefaults() Options {
 	if o.Workers <= 0 {
 		o.Workers = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
@@ -92,7 +99,10 @@ func (o Options) withDefaults() Options {
 		o.InFlight = 64 << 20
 	}
 	if o.MaxRange <= 0 {
-		o.MaxRange = unitSize
+		o.MaxRange = max(min(joinSize, o.InFlight/8), unitSize)
+		if o.Block > 0 {
+			o.MaxRange = o.Block
+		}
 	}
 	if o.SyncEvery <= 0 {
 		o.SyncEvery = 5 * time.Second

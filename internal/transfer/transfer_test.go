@@ -183,32 +183,79 @@ func TestHolesAreNotSent(t *testing.T) {
 }
 
 func TestBlocksAreWholeAndAligned(t *testing.T) {
-	const block = 512 << 10
-	for _, size := range sizes {
-		src, _ := sparse(size, 6, 7)
-		f := newFile(t, src, image.Format{Name: "raw"})
+	for _, o := range []Options{
+		{Block: 512 << 10},
+		{Block: 512, MaxRange: 4 << 20},
+		{Block: 4096, MaxRange: 40000},
+		{Block: 1 << 20, MaxRange: 3 << 20},
+	} {
+		for _, size := range sizes {
+			for _, format := range []image.Format{{Name: "raw"}, {Name: "vpc", Subformat: "fixed"}} {
+				checkBlocks(t, size, format, o)
+			}
+		}
+	}
+	src, _ := sparse(9<<20+512, 6, 7)
+	f := newFile(t, src, image.Format{Name: "vpc", Subformat: "dynamic"})
+	if _, err := Ranges(t.Context(), f, &memory{}, nil, Options{Block: 512 << 10}); err == nil {
+		t.Error("blocks that two units share were sent")
+	}
+}
+
+func checkBlocks(t *testing.T, size int64, format image.Format, o Options) {
+	t.Helper()
+	src, _ := sparse(size, 6, 7)
+	f := newFile(t, src, format)
+	sink := &memory{}
+	if _, err := Ranges(t.Context(), f, sink, nil, o); err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("%s of %d bytes, block %d, range %d", format, size, o.Block, o.MaxRange)
+	seen := map[int64]bool{}
+	for _, w := range sink.wrote {
+		if w.Off%o.Block != 0 || w.Len%o.Block != 0 || w.Len > max(o.MaxRange, o.Block) {
+			t.Fatalf("%s: write of %d bytes at %d", name, w.Len, w.Off)
+		}
+		for off := w.Off; off < w.Off+w.Len; off += o.Block {
+			if seen[off] {
+				t.Fatalf("%s: block at %d was sent twice", name, off)
+			}
+			seen[off] = true
+		}
+	}
+	w := want(t, f)
+	for off := int64(0); off < f.Size(); off += o.Block {
+		piece := w[off:min(off+o.Block, f.Size())]
+		switch {
+		case seen[off] && !bytes.Equal(sink.b[off:off+int64(len(piece))], piece):
+			t.Fatalf("%s: block at %d differs", name, off)
+		case !seen[off] && !digest.IsZero(piece):
+			t.Fatalf("%s: block at %d was left out", name, off)
+		case seen[off] && digest.IsZero(piece):
+			t.Fatalf("%s: block of zeros at %d was sent", name, off)
+		}
+	}
+}
+
+// TestUnitsAreJoined: what lies together in the file goes in one write.
+func TestUnitsAreJoined(t *testing.T) {
+	const size = 24<<20 + 512
+	plain := bytes.Repeat([]byte{7}, size)
+	src := image.Source{Disk: bytes.NewReader(plain), Map: disk.NewMap(size, disk.LeafSize)}
+	src.Map.Add(0, size)
+	src.Map.Seal()
+	for _, c := range []struct {
+		o    Options
+		most int
+	}{{Options{}, 7}, {Options{MaxRange: 8 << 20}, 4}, {Options{MaxRange: 1 << 20}, 25}, {Options{InFlight: 4 << 20}, 25}} {
 		sink := &memory{}
-		if _, err := Ranges(t.Context(), f, sink, nil, Options{Block: block}); err != nil {
+		f := newFile(t, src, image.Format{Name: "raw"})
+		res, err := Ranges(t.Context(), f, sink, nil, c.o)
+		if err != nil {
 			t.Fatal(err)
 		}
-		seen := map[int64]bool{}
-		for _, w := range sink.wrote {
-			if w.Off%block != 0 || w.Len != block || seen[w.Off] {
-				t.Fatalf("size %d: write of %d bytes at %d", size, w.Len, w.Off)
-			}
-			seen[w.Off] = true
-		}
-		w := want(t, f)
-		for off := int64(0); off < size; off += block {
-			piece := w[off:min(off+block, size)]
-			switch {
-			case seen[off] && !bytes.Equal(sink.b[off:off+int64(len(piece))], piece):
-				t.Fatalf("size %d: block at %d differs", size, off)
-			case !seen[off] && !digest.IsZero(piece):
-				t.Fatalf("size %d: block at %d was left out", size, off)
-			case seen[off] && digest.IsZero(piece):
-				t.Fatalf("size %d: block of zeros at %d was sent", size, off)
-			}
+		if len(sink.wrote) > c.most || !bytes.Equal(sink.b, plain) || res.Digest != plainDigest(t, plain) {
+			t.Errorf("%+v: %d writes, want at most %d; or bytes or digest differ", c.o, len(sink.wrote), c.most)
 		}
 	}
 }
@@ -342,5 +389,21 @@ func TestScanAndFindZeros(t *testing.T) {
 		if m.Has(l) == digest.IsZero(leaf) {
 			t.Fatalf("leaf %d: data %v", l, m.Has(l))
 		}
+	}
+}
+
+// TestMeterStopsAtTheEnd: what is done keeps its rate and its time.
+func TestMeterStopsAtTheEnd(t *testing.T) {
+	m := NewMeter()
+	m.SetTotal(3 << 20)
+	m.Add(1 << 20)
+	if p := m.Read(); p.ETA == 0 {
+		t.Errorf("a third is done and nothing is left: %+v", p)
+	}
+	m.Add(2 << 20)
+	first := m.Read()
+	time.Sleep(20 * time.Millisecond) // time passes; nothing is waited for
+	if again := m.Read(); first != again || first.Rate <= 0 || first.ETA != 0 {
+		t.Errorf("%+v, then %+v", first, again)
 	}
 }

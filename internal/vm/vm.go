@@ -133,7 +133,42 @@ type Disk struct {
 	Shared           bool `json:"shared,omitempty"`
 	// Serial is the identifier the guest can see, when the source had one.
 	Serial string `json:"serial,omitempty"`
+	// Independent disks are left out of snapshots; RawDevice ones were no file but
+	// a device of the host or the storage.
+	Independent bool `json:"independent,omitempty"`
+	RawDevice   bool `json:"raw_device,omitempty"`
+	// SectorSize is the logical sector in bytes; 0 means 512 or not known.
+	SectorSize int `json:"sector_size,omitempty"`
 }
+
+// Device is other hardware that the machine had: what no backup can carry.
+type Device struct {
+	Kind DeviceKind `json:"kind"`
+	Name string     `json:"name,omitempty"`
+}
+
+// DeviceKind is the kind of a Device.
+type DeviceKind string
+
+// Kinds of devices.
+const (
+	PCIPassthrough DeviceKind = "pci-passthrough"
+	SRIOV          DeviceKind = "sriov"
+	GPU            DeviceKind = "gpu"
+	USB            DeviceKind = "usb"
+	SerialPort     DeviceKind = "serial"
+	ParallelPort   DeviceKind = "parallel"
+	Floppy         DeviceKind = "floppy"
+)
+
+// Clock is what a machine's hardware clock shows.
+type Clock string
+
+// Clocks. The empty value means not known.
+const (
+	ClockUTC   Clock = "utc"
+	ClockLocal Clock = "local"
+)
 
 // NICModel is a network adapter's kind.
 type NICModel string
@@ -177,6 +212,9 @@ type Machine struct {
 	NICs         []NIC             `json:"nics,omitempty"`
 	HardwareNote string            `json:"hardware_note,omitempty"` // e.g. VMware hardware version
 	Annotation   string            `json:"annotation,omitempty"`
+	Clock        Clock             `json:"clock,omitempty"`
+	Devices      []Device          `json:"devices,omitempty"`
+	Snapshots    int               `json:"snapshots,omitempty"` // that the machine had when it was backed up
 	Tags         map[string]string `json:"tags,omitempty"`
 }
 
@@ -194,6 +232,7 @@ func (m *Machine) Clone() *Machine {
 	c := *m
 	c.Disks = slices.Clone(m.Disks)
 	c.NICs = slices.Clone(m.NICs)
+	c.Devices = slices.Clone(m.Devices)
 	for i := range c.NICs {
 		c.NICs[i].Addresses = slices.Clone(m.NICs[i].Addresses)
 	}

@@ -12,7 +12,10 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"ascend/internal/disk"
 )
@@ -196,4 +199,87 @@ func TryRun(tb testing.TB, dir, program string, args ...string) ([]byte, error) 
 func Read7z(tb testing.TB, path, kind string) []byte {
 	tb.Helper()
 	return Run(tb, filepath.Dir(path), "7zz", "e", "-so", "-y", "-t"+kind, filepath.Base(path))
+}
+
+// Refused fails the test unless opening the image name in dir fails with want,
+// says so, and does it at once.
+func Refused(tb testing.TB, dir, name string, driver disk.Driver, want error, says string) {
+	tb.Helper()
+	start := time.Now()
+	img, err := Open(tb, dir, name, driver)
+	if err == nil {
+		img.Close()
+	}
+	if !errors.Is(err, want) || !strings.Contains(fmt.Sprint(err), says) {
+		tb.Errorf("error is %v, want %v with %q", err, want, says)
+	}
+	if d := time.Since(start); d > 5*time.Second {
+		tb.Errorf("took %v", d)
+	}
+}
+
+// Concurrent reads a disk, whose bytes are want, from many goroutines at once.
+func Concurrent(t *testing.T, img disk.Disk, want []byte) {
+	t.Helper()
+	size := int64(len(want))
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(g), 1))
+			p := make([]byte, 300000)
+			for range 40 {
+				off := r.Int64N(size)
+				n := min(int64(len(p)), size-off)
+				if _, err := img.ReadAt(p[:n], off); err != nil {
+					t.Error(err)
+					return
+				}
+				if !bytes.Equal(p[:n], want[off:off+n]) {
+					t.Errorf("%d bytes at %d differ", n, off)
+					return
+				}
+			}
+			at := int64(0)
+			if err := img.Extents(t.Context(), 0, size, func(e disk.Extent) error { at = e.Off + e.Len; return nil }); err != nil || at != size {
+				t.Errorf("extents end at %d: %v", at, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Random is n bytes of noise.
+func Random(seed uint64, n int64) []byte {
+	p := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	if _, err := r.Read(p); err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// Scattered marks sectors in runs of all lengths, leaving whole blocks out.
+func Scattered(seed uint64, sectors int64) []bool {
+	has := make([]bool, sectors)
+	r := rand.New(rand.NewPCG(seed, 7))
+	for i := 0; i < len(has); {
+		n := 1 + r.IntN(1<<r.IntN(14))
+		on := r.IntN(2) == 0
+		for ; n > 0 && i < len(has); n, i = n-1, i+1 {
+			has[i] = on
+		}
+	}
+	return has
+}
+
+// Merge is what a child shows: its own sectors over the parent's bytes.
+func Merge(parent, own []byte, has []bool, sector int) []byte {
+	out := make([]byte, len(own))
+	copy(out, parent)
+	for i, on := range has {
+		if on {
+			copy(out[i*sector:min((i+1)*sector, len(own))], own[i*sector:])
+		}
+	}
+	return out
 }

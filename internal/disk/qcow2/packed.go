@@ -128,24 +128,35 @@ func unpackZstd(dst, src []byte) error {
 	if err != nil {
 		return err
 	}
+	// Given room behind the end the decoder does not look for the end at every
+	// copy, which costs more than the copy from here.
+	room := buffers.Get().(*[]byte)
+	defer buffers.Put(room)
+	if want := len(dst) + overAlloc; cap(*room) < want {
+		*room = make([]byte, want)
+	}
 	for done := 0; done < len(dst); {
 		n, err := frameLen(src)
 		if err != nil {
 			return err
 		}
 		rest := dst[done:]
-		out, err := d.DecodeAll(src[:n], rest[:0:len(rest)])
+		out, err := d.DecodeAll(src[:n], (*room)[:0:len(rest)+overAlloc])
 		if err != nil {
 			return err
 		}
-		if len(out) > 0 && &out[0] != &rest[0] {
-			copy(rest, out)
+		if len(out) > len(rest) {
+			return zstd.ErrDecoderSizeExceeded
 		}
+		copy(rest, out)
 		done += len(out)
 		src = src[n:]
 	}
 	return nil
 }
+
+// overAlloc is what the decoder wants to have free behind what it writes.
+const overAlloc = 64
 
 var errFrame = errors.New("no zstd frame")
 

@@ -74,7 +74,8 @@ func sparse(t *testing.T) (path string, content []byte) {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return path, content
+	// The disk ends with a whole sector.
+	return path, append(content, make([]byte, -size&511)...)
 }
 
 func TestReadAt(t *testing.T) {
@@ -142,11 +143,6 @@ func TestExtents(t *testing.T) {
 	if err := json.Unmarshal(out, &qemu); err != nil {
 		t.Fatal(err)
 	}
-	// qemu sees the length rounded up to a sector, the bytes behind the end as a hole.
-	if qemu[len(qemu)-1].Start >= img.Size() {
-		qemu = qemu[:len(qemu)-1]
-	}
-	qemu[len(qemu)-1].Length = img.Size() - qemu[len(qemu)-1].Start
 	if len(qemu) != len(all) {
 		t.Fatalf("%d extents, qemu-img has %d", len(all), len(qemu))
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 
 	"ascend/internal/disk"
 )
@@ -114,7 +113,7 @@ func findFooter(f *disk.File) (found, error) {
 		return none, fmt.Errorf("%s: too short for a VHD footer: %w", f.Name(), disk.ErrFormat)
 	}
 	tail := make([]byte, min(footerSize, f.Size()))
-	if err := readFull(f, tail, f.Size()-int64(len(tail))); err != nil {
+	if err := f.ReadFull(tail, f.Size()-int64(len(tail))); err != nil {
 		return none, err
 	}
 	var damaged error
@@ -136,7 +135,7 @@ func findFooter(f *disk.File) (found, error) {
 	if f.Size() < footerSize {
 		return none, fmt.Errorf("%s: no VHD footer: %w", f.Name(), cmp.Or(damaged, disk.ErrFormat))
 	}
-	if err := readFull(f, head, 0); err != nil {
+	if err := f.ReadFull(head, 0); err != nil {
 		return none, err
 	}
 	if !bytes.HasPrefix(head, cookie) {
@@ -179,16 +178,4 @@ func (f footer) diskSize(room int64) int64 {
 		return chs
 	}
 	return f.size
-}
-
-// readFull fills p from the file.
-func readFull(f *disk.File, p []byte, off int64) error {
-	n, err := f.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("%s: cannot read %d bytes at offset %d: %w", f.Name(), len(p), off, err)
 }

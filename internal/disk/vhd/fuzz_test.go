@@ -1,14 +1,10 @@
 package vhd
 
 import (
-	"context"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
-	"ascend/internal/disk"
 	"ascend/internal/disk/disktest"
 )
 
@@ -16,14 +12,14 @@ import (
 // what opens: nothing may panic, be endless or disagree with its own extents.
 func FuzzOpen(f *testing.F) {
 	const size = 64 << 10
-	data := random(1, size)
-	base := spec{kind: 3, size: size, block: 4096, id: [16]byte{1}, data: data, has: scattered(2, size)}
+	data := disktest.Random(1, size)
+	base := spec{kind: 3, size: size, block: 4096, id: [16]byte{1}, data: data, has: disktest.Scattered(2, (size+511)/512)}
 	f.Add(base.build())
 	f.Add(spec{kind: 2, size: 4096, data: data[:4096]}.build())
 	f.Add(spec{kind: 2, size: 4096, data: data[:4096], oldFooter: true}.build())
-	f.Add(spec{kind: 3, size: size, block: 512, data: data, has: scattered(4, size), creator: "qemu", chs: [3]int{8, 4, 4}}.build())
+	f.Add(spec{kind: 3, size: size, block: 512, data: data, has: disktest.Scattered(4, (size+511)/512), creator: "qemu", chs: [3]int{8, 4, 4}}.build())
 	f.Add(spec{kind: 3, block: 4096}.build())
-	child := spec{kind: 4, size: size, block: 8192, id: [16]byte{2}, parent: [16]byte{1}, data: data, has: scattered(3, size), parentName: "base.vhd",
+	child := spec{kind: 4, size: size, block: 8192, id: [16]byte{2}, parent: [16]byte{1}, data: data, has: disktest.Scattered(3, (size+511)/512), parentName: "base.vhd",
 		locators: []place{{code: "W2ru", name: `.\base.vhd`}, {code: "W2ku", name: `C:\base.vhd`}, {code: "MacX", name: "file://./base.vhd"}}}
 	f.Add(child.build())
 	self := child
@@ -62,54 +58,11 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// FuzzBitRun compares with counting bit by bit.
-func FuzzBitRun(f *testing.F) {
-	f.Add([]byte{0, 0, 1}, uint16(3))
-	f.Add([]byte{0xff, 0xff, 0xfe}, uint16(7))
-	f.Add([]byte{0x0f, 0xf0}, uint16(4))
-	f.Fuzz(func(t *testing.T, p []byte, from uint16) {
-		if int(from) >= len(p)*8 {
-			return
-		}
-		bit := func(i int) bool { return p[i/8]>>(7-i%8)&1 == 1 }
-		want := int64(0)
-		for i := int(from); i < len(p)*8 && bit(i) == bit(int(from)); i++ {
-			want++
-		}
-		if n, set := bitRun(p, int64(from)); n != want || set != bit(int(from)) {
-			t.Fatalf("bitRun(%x, %d) = %d, %v, want %d", p, from, n, set, want)
-		}
-	})
-}
-
 // TestConcurrent reads one chain from many goroutines under the race detector.
 func TestConcurrent(t *testing.T) {
 	dir := t.TempDir()
 	const size = 5<<20 + 512
 	want := buildChain(t, dir, 3, size, 512<<10, 3)
 	img := disktest.MustOpen(t, dir, "disk2.vhd", Open)
-	var wg sync.WaitGroup
-	for g := range 8 {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(g), 1))
-			p := make([]byte, 300000)
-			for range 40 {
-				off := r.Int64N(size)
-				n := min(int64(len(p)), size-off)
-				if _, err := img.ReadAt(p[:n], off); err != nil {
-					t.Error(err)
-					return
-				}
-				if string(p[:n]) != string(want[off:off+n]) {
-					t.Errorf("%d bytes at %d differ", n, off)
-					return
-				}
-			}
-			at := int64(0)
-			if err := img.Extents(context.Background(), 0, size, func(e disk.Extent) error { at = e.Off + e.Len; return nil }); err != nil || at != size {
-				t.Errorf("extents end at %d: %v", at, err)
-			}
-		})
-	}
-	wg.Wait()
+	disktest.Concurrent(t, img, want)
 }

@@ -56,7 +56,7 @@ func readHeader(f *disk.File, off uint64, end int64) (header, error) {
 		return corrupt("dynamic disk header at offset %d lies outside the file", off)
 	}
 	p := make([]byte, headerSize)
-	if err := readFull(f, p, int64(off)); err != nil {
+	if err := f.ReadFull(p, int64(off)); err != nil {
 		return header{}, err
 	}
 	if !bytes.HasPrefix(p, []byte("cxsparse")) {
@@ -112,7 +112,7 @@ func (h header) readTable(f *disk.File, dataOffset uint64, size, end int64) ([]u
 		return nil, fmt.Errorf("%s: block allocation table of %d entries, more than %d: %w", f.Name(), n, maxEntries, disk.ErrUnsupported)
 	}
 	raw := make([]byte, n*4)
-	if err := readFull(f, raw, h.tableOffset); err != nil {
+	if err := f.ReadFull(raw, h.tableOffset); err != nil {
 		return nil, err
 	}
 	table := make([]uint32, n)

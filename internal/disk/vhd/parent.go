@@ -28,7 +28,7 @@ func (h header) parentNames(f *disk.File) []string {
 			continue
 		}
 		p := make([]byte, l.length)
-		if readFull(f, p, int64(l.offset)) != nil {
+		if f.ReadFull(p, int64(l.offset)) != nil {
 			continue
 		}
 		switch l.code {

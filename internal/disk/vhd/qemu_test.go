@@ -20,7 +20,7 @@ func guest(t *testing.T, dir string, size int64) []byte {
 	want := make([]byte, size)
 	put := func(off, n int64) {
 		if off >= 0 && off < size {
-			copy(want[off:], random(uint64(off), min(n, size-off)))
+			copy(want[off:], disktest.Random(uint64(off), min(n, size-off)))
 		}
 	}
 	put(0, 512)
@@ -123,7 +123,7 @@ func TestLarge(t *testing.T) {
 // TestSize: whose word counts when geometry and current size differ.
 func TestSize(t *testing.T) {
 	const size = 8 << 20 // 16384 sectors
-	data := random(4, size)
+	data := disktest.Random(4, size)
 	for _, c := range []struct {
 		creator string
 		chs     [3]int
@@ -160,7 +160,7 @@ func TestSize(t *testing.T) {
 // TestOldFooter: images of early Virtual PC end with 511 bytes of footer.
 func TestOldFooter(t *testing.T) {
 	dir := t.TempDir()
-	data := random(5, 3<<20)
+	data := disktest.Random(5, 3<<20)
 	for i, kind := range []uint32{2, 3} {
 		name := fmt.Sprintf("old%d.vhd", i)
 		spec{kind: kind, size: int64(len(data)), data: data, oldFooter: true}.write(t, dir, name)
@@ -172,7 +172,7 @@ func TestOldFooter(t *testing.T) {
 // at its start, and says so; a fixed one is not.
 func TestFooterCopy(t *testing.T) {
 	dir := t.TempDir()
-	data := random(6, 3<<20)
+	data := disktest.Random(6, 3<<20)
 	write := func(name string, p []byte) {
 		if err := os.WriteFile(filepath.Join(dir, name), p, 0o600); err != nil {
 			t.Fatal(err)

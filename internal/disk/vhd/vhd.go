@@ -10,11 +10,13 @@ import (
 	"sync/atomic"
 
 	"ascend/internal/disk"
+	"ascend/internal/disk/backing"
 )
 
 // image is an opened VHD with its parents. It is immutable but for full, which
 // is a cache; any number of goroutines may read.
 type image struct {
+	backing.Blocks
 	file  *disk.File
 	foot  footer
 	head  header // unless fixed
@@ -37,6 +39,10 @@ func Open(env *disk.Env, f *disk.File) (disk.Image, error) {
 	if err != nil {
 		f.Close()
 		return nil, err
+	}
+	img.Blocks = backing.Blocks{Name: f.Name(), Length: img.size, Own: f, Runs: img.runs}
+	if img.parent != nil {
+		img.Parent = img.parent
 	}
 	return img, nil
 }
@@ -81,9 +87,6 @@ func open(env *disk.Env, f *disk.File) (*image, error) {
 	}
 	return img, nil
 }
-
-// Size implements disk.Disk.
-func (d *image) Size() int64 { return d.size }
 
 // Close closes the files of the whole chain.
 func (d *image) Close() error {

@@ -71,7 +71,7 @@ func (t *bat) entry(i int64) (batEntry, error) {
 	if p == nil || p.number != number {
 		p = &page{number: number}
 		n := min(batPage, t.at.len-number*batPage)
-		if err := t.v.readFull(p.b[:n], t.at.off+number*batPage); err != nil {
+		if err := t.v.ReadFull(p.b[:n], t.at.off+number*batPage); err != nil {
 			return 0, fmt.Errorf("cannot read the block allocation table: %w", err)
 		}
 		slot.Store(p)
@@ -108,7 +108,7 @@ func (t *bat) check(m metadata, taken []region) error {
 		in := i * 8 % batPage
 		if in == 0 {
 			buf = buf[:min(batPage, (entries-i)*8)]
-			if err := t.v.readFull(buf, t.at.off+i*8); err != nil {
+			if err := t.v.ReadFull(buf, t.at.off+i*8); err != nil {
 				return err
 			}
 		}

@@ -247,39 +247,3 @@ func put(t testing.TB, dir, name string, p []byte) {
 		}
 	}
 }
-
-// random is n bytes of noise.
-func random(seed uint64, n int64) []byte {
-	p := make([]byte, n)
-	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	if _, err := r.Read(p); err != nil {
-		panic(err)
-	}
-	return p
-}
-
-// scattered marks sectors in runs of all lengths, leaving whole blocks out.
-func scattered(seed uint64, sectors int64) []bool {
-	has := make([]bool, sectors)
-	r := rand.New(rand.NewPCG(seed, 7))
-	for i := 0; i < len(has); {
-		n := 1 + r.IntN(1<<r.IntN(14))
-		on := r.IntN(2) == 0
-		for ; n > 0 && i < len(has); n, i = n-1, i+1 {
-			has[i] = on
-		}
-	}
-	return has
-}
-
-// merge is what a child shows: its own sectors over the parent's bytes.
-func merge(parent, own []byte, has []bool, sector int) []byte {
-	out := make([]byte, len(own))
-	copy(out, parent)
-	for i, on := range has {
-		if on {
-			copy(out[i*sector:min((i+1)*sector, len(own))], own[i*sector:])
-		}
-	}
-	return out
-}

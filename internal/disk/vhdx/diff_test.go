@@ -19,18 +19,18 @@ func linkage(b byte) string {
 func buildChain(t testing.TB, dir string, n int, size, block int64, logical uint32) []byte {
 	t.Helper()
 	sectors := size / int64(logical)
-	has, data := scattered(99, sectors), random(0, size)
-	want := merge(nil, data, has, int(logical))
+	has, data := disktest.Scattered(99, sectors), disktest.Random(0, size)
+	want := disktest.Merge(nil, data, has, int(logical))
 	spec{size: size, block: block, logical: logical, write: [16]byte{1}, data: want, has: has}.put(t, dir, "disk0.vhdx")
 	for i := 1; i < n; i++ {
-		has, data := scattered(uint64(i), sectors), random(uint64(i), size)
+		has, data := disktest.Scattered(uint64(i), sectors), disktest.Random(uint64(i), size)
 		parent := fmt.Sprintf("disk%d.vhdx", i-1)
 		spec{
 			size: size, block: block, logical: logical, child: true, data: data, has: has, stale: 0xaa,
 			write: [16]byte{byte(i + 1)},
 			pairs: [][2]string{{"absolute_win32_path", `\\?\D:\vm\` + parent}, {"relative_path", `.\` + parent}, {"parent_linkage", linkage(byte(i))}, {"volume_path", `\\?\Volume{26a21bda-a627-11d7-9931-806e6f6e6963}\vm\` + parent}},
 		}.put(t, dir, fmt.Sprintf("disk%d.vhdx", i))
-		want = merge(want, data, has, int(logical))
+		want = disktest.Merge(want, data, has, int(logical))
 	}
 	return want
 }

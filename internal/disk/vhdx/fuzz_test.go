@@ -13,9 +13,9 @@ import (
 // disagree with its own extents.
 func FuzzOpen(f *testing.F) {
 	const size = 2 << 20
-	own := random(1, size)
-	base := spec{size: size, data: random(2, size), write: [16]byte{1}}.build()
-	m := spec{size: size, data: own, has: scattered(9, size/512), child: true, write: [16]byte{2},
+	own := disktest.Random(1, size)
+	base := spec{size: size, data: disktest.Random(2, size), write: [16]byte{1}}.build()
+	m := spec{size: size, data: own, has: disktest.Scattered(9, size/512), child: true, write: [16]byte{2},
 		pairs: [][2]string{{"parent_linkage", linkage(1)}, {"relative_path", "base.vhdx"}, {"absolute_win32_path", `\\?\C:\fuzz.vhdx`}}}.build()
 	length := int64(len(m.p))
 	head := m.p[64<<10:][:80]
@@ -105,26 +105,6 @@ func FuzzLocator(f *testing.F) {
 			if again, ok := parseGUID(id.String()); !ok || again != id {
 				t.Fatalf("%v is read back as %v", id, again)
 			}
-		}
-	})
-}
-
-// FuzzBitRun compares with counting bit by bit.
-func FuzzBitRun(f *testing.F) {
-	f.Add([]byte{0, 0, 0x80}, uint16(3))
-	f.Add([]byte{0xff, 0xff, 0x7f}, uint16(7))
-	f.Add([]byte{0xf0, 0x0f}, uint16(4))
-	f.Fuzz(func(t *testing.T, p []byte, from uint16) {
-		if int(from) >= len(p)*8 {
-			return
-		}
-		bit := func(i int) bool { return p[i/8]>>(i%8)&1 == 1 }
-		want := int64(0)
-		for i := int(from); i < len(p)*8 && bit(i) == bit(int(from)); i++ {
-			want++
-		}
-		if n, set := bitRun(p, int64(from)); n != want || set != bit(int(from)) {
-			t.Fatalf("bitRun(%x, %d) = %d, %v, want %d", p, from, n, set, want)
 		}
 	})
 }

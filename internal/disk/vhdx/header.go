@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"slices"
 
 	"ascend/internal/disk"
@@ -51,7 +49,7 @@ func checkIdentifier(f *disk.File) error {
 	if f.Size() < int64(len(p)) {
 		return fmt.Errorf("%s: too short for a VHDX: %w", f.Name(), disk.ErrFormat)
 	}
-	if err := readFull(f, p, 0); err != nil {
+	if err := f.ReadFull(p, 0); err != nil {
 		return err
 	}
 	if string(p) != "vhdxfile" {
@@ -74,7 +72,7 @@ func readHeader(f *disk.File) (header, error) {
 	var notes []string
 	for i, off := range []int64{64 * kib, 128 * kib} {
 		p := make([]byte, 4*kib)
-		if err := readFull(f, p, off); err != nil {
+		if err := f.ReadFull(p, off); err != nil {
 			return header{}, err
 		}
 		if string(p[:4]) == "head" && crcOf(p) == binary.LittleEndian.Uint32(p[4:]) {
@@ -146,7 +144,7 @@ func readRegions(v *view, h header) (regions, error) {
 	var table []byte
 	for i, off := range []int64{192 * kib, 256 * kib} {
 		p := make([]byte, 64*kib)
-		if err := v.readFull(p, off); err != nil {
+		if err := v.ReadFull(p, off); err != nil {
 			return r, err
 		}
 		switch {
@@ -206,16 +204,4 @@ func readRegions(v *view, h header) (regions, error) {
 		}
 	}
 	return r, nil
-}
-
-// readFull fills p from the file.
-func readFull(f *disk.File, p []byte, off int64) error {
-	n, err := f.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("%s: cannot read %d bytes at offset %d: %w", f.Name(), len(p), off, err)
 }

@@ -56,7 +56,7 @@ func replay(f *disk.File, h header) (*view, error) {
 		return nil, fmt.Errorf("%s: unreplayed log of %d bytes, more than %d: %w", f.Name(), h.logLength, maxLog, disk.ErrUnsupported)
 	}
 	j := &journal{ring: make([]byte, h.logLength), guid: h.logGUID, budget: 8 * h.logLength}
-	if err := readFull(f, j.ring, h.logOffset); err != nil {
+	if err := f.ReadFull(j.ring, h.logOffset); err != nil {
 		return nil, err
 	}
 	active := j.active()

@@ -3,7 +3,6 @@ package vhdx
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -27,7 +26,7 @@ type unreplayed struct {
 // not there, and that block 3, which was given up, is.
 func crashed() unreplayed {
 	const size = 7 << 20
-	data := random(11, size)
+	data := disktest.Random(11, size)
 	s := spec{size: size, data: data, state: map[int64]byte{3: 0}, log: 1 << 20}
 	want := bytes.Clone(data)
 	clear(want[3<<20 : 4<<20])
@@ -50,7 +49,7 @@ func TestReplay(t *testing.T) {
 	final := func(seq uint64, tail int) logEntry {
 		return logEntry{seq: seq, guid: 1, tail: tail, flushed: size, last: size, writes: u.writes}
 	}
-	wrong := random(3, 4096) // must never be applied, or be overwritten
+	wrong := disktest.Random(3, 4096) // must never be applied, or be overwritten
 	for _, c := range []struct {
 		name    string
 		at      int
@@ -247,7 +246,7 @@ func TestReplayExtends(t *testing.T) {
 // log as well.
 func TestReplayMetadata(t *testing.T) {
 	dir := t.TempDir()
-	data := random(2, 3<<20)
+	data := disktest.Random(2, 3<<20)
 	after := spec{size: 3 << 20, data: data}.build().p
 	before := bytes.Clone(after)
 	clear(before[192<<10 : 320<<10])
@@ -262,7 +261,7 @@ func TestReplayMetadata(t *testing.T) {
 // TestReplayData: the log should not hold payload; if it does, it is what counts.
 func TestReplayData(t *testing.T) {
 	dir := t.TempDir()
-	data := random(2, 3<<20)
+	data := disktest.Random(2, 3<<20)
 	m := spec{size: 3 << 20, data: data}.build()
 	length := int64(len(m.p))
 	first := int64(0) // where block 0 is
@@ -270,7 +269,7 @@ func TestReplayData(t *testing.T) {
 		first |= int64(b) << (8 * i)
 	}
 	first &^= 1<<20 - 1
-	patch := random(9, 4096)
+	patch := disktest.Random(9, 4096)
 	setLog(m.p, 1<<20, 0, logEntry{seq: 1, guid: 1, flushed: length, last: length, writes: []logWrite{{off: first + 8192, data: patch}, {off: first + 65536, n: 12288}}}.bytes(), 1)
 	put(t, dir, "disk.vhdx", m.p)
 	copy(data[8192:], patch)
@@ -282,7 +281,7 @@ func TestReplayData(t *testing.T) {
 // TestEmptyLog: an entry that asks for nothing is no reason for a note.
 func TestEmptyLog(t *testing.T) {
 	dir := t.TempDir()
-	data := random(2, 1<<20)
+	data := disktest.Random(2, 1<<20)
 	m := spec{size: 1 << 20, data: data}.build()
 	length := int64(len(m.p))
 	setLog(m.p, 1<<20, 0, logEntry{seq: 1, guid: 1, flushed: length, last: length}.bytes(), 1)
@@ -354,10 +353,7 @@ func TestBadLog(t *testing.T) {
 			p := bytes.Clone(u.before)
 			c.edit(p)
 			put(t, dir, "disk.vhdx", p)
-			_, err := disktest.Open(t, dir, "disk.vhdx", Open)
-			if !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), c.says) {
-				t.Errorf("error is %v, want %v with %q", err, c.want, c.says)
-			}
+			disktest.Refused(t, dir, "disk.vhdx", Open, c.want, c.says)
 		})
 	}
 }
@@ -366,7 +362,7 @@ func TestBadLog(t *testing.T) {
 // be long, or that make one sequence with no tail, takes no longer than it may.
 func TestHugeLog(t *testing.T) {
 	const ring = maxLog
-	m := spec{size: 1 << 20, data: random(1, 1<<20), log: ring}.build()
+	m := spec{size: 1 << 20, data: disktest.Random(1, 1<<20), log: ring}.build()
 	length := int64(len(m.p))
 	long := make([]byte, ring)
 	for at := 0; at < ring; at += 4096 {
@@ -399,7 +395,7 @@ func TestHugeLog(t *testing.T) {
 		})
 	}
 	// One more MiB is not read at all.
-	over := spec{size: 1 << 20, data: random(1, 1<<20), log: ring + 1<<20}.build().p
+	over := spec{size: 1 << 20, data: disktest.Random(1, 1<<20), log: ring + 1<<20}.build().p
 	setLog(over, ring+1<<20, 0, nil, 1)
 	dir := t.TempDir()
 	put(t, dir, "disk.vhdx", over)

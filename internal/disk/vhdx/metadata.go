@@ -54,7 +54,7 @@ func readMetadata(v *view, r region) (metadata, error) {
 			return nil, fmt.Errorf("%s: metadata item %v is missing or has %d bytes: %w", v.f.Name(), id, it.len, disk.ErrCorrupt)
 		}
 		p := make([]byte, n)
-		return p, v.readFull(p, r.off+it.off)
+		return p, v.ReadFull(p, r.off+it.off)
 	}
 	parameters, err := get(itemParameters, 8)
 	if err != nil {
@@ -98,7 +98,7 @@ func readMetadata(v *view, r region) (metadata, error) {
 		return corrupt("a differencing disk without a parent locator")
 	}
 	p := make([]byte, it.len)
-	if err := v.readFull(p, r.off+it.off); err != nil {
+	if err := v.ReadFull(p, r.off+it.off); err != nil {
 		return metadata{}, err
 	}
 	m.locator, err = parseLocator(p)
@@ -116,7 +116,7 @@ func readItems(v *view, r region) (map[guid]item, error) {
 		return nil, fmt.Errorf("%s: %s: %w", v.f.Name(), fmt.Sprintf(format, args...), disk.ErrCorrupt)
 	}
 	table := make([]byte, metadataTable)
-	if err := v.readFull(table, r.off); err != nil {
+	if err := v.ReadFull(table, r.off); err != nil {
 		return nil, err
 	}
 	if string(table[:8]) != "metadata" {

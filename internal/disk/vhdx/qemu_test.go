@@ -3,12 +3,10 @@ package vhdx
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +21,7 @@ func guest(t *testing.T, dir string, size int64) []byte {
 	want := make([]byte, size)
 	add := func(off, n int64) {
 		if off >= 0 && off < size {
-			copy(want[off:], random(uint64(off), min(n, size-off)))
+			copy(want[off:], disktest.Random(uint64(off), min(n, size-off)))
 		}
 	}
 	add(0, 512)
@@ -70,7 +68,7 @@ func TestQEMU(t *testing.T) {
 // TestSectors4K: logical sectors of 4 KiB, which QEMU does not make.
 func TestSectors4K(t *testing.T) {
 	dir := t.TempDir()
-	data := random(1, 3<<20)
+	data := disktest.Random(1, 3<<20)
 	spec{size: 3 << 20, logical: 4096, data: data}.put(t, dir, "disk.vhdx")
 	disktest.Check(t, disktest.MustOpen(t, dir, "disk.vhdx", Open), data)
 }
@@ -80,7 +78,7 @@ func TestSectors4K(t *testing.T) {
 func TestStates(t *testing.T) {
 	dir := t.TempDir()
 	const size = 7 << 20
-	base, own := random(1, size), random(2, size)
+	base, own := disktest.Random(1, size), disktest.Random(2, size)
 	spec{size: size, data: base, write: [16]byte{1}}.put(t, dir, "base.vhdx")
 	// The entry of a block that is not there may point anywhere.
 	s := spec{size: size, data: own, state: map[int64]byte{0: 0, 1: 1, 2: 2, 3: 3}, offset: map[int64]byte{1: 1, 2: 200, 3: 9}}
@@ -107,7 +105,7 @@ func TestStates(t *testing.T) {
 func TestFullyPresentIgnoresBitmap(t *testing.T) {
 	dir := t.TempDir()
 	const size = 2 << 20
-	base, own := random(1, size), random(2, size)
+	base, own := disktest.Random(1, size), disktest.Random(2, size)
 	spec{size: size, data: base, write: [16]byte{1}}.put(t, dir, "base.vhdx")
 	s := spec{size: size, data: own, child: true, pairs: [][2]string{{"parent_linkage", linkage(1)}, {"relative_path", "base.vhdx"}}}
 	m := s.build()
@@ -217,36 +215,13 @@ func TestConcurrent(t *testing.T) {
 	const size = 5<<20 + 4096
 	want := buildChain(t, dir, 3, size, 1<<20, 512)
 	img := disktest.MustOpen(t, dir, "disk2.vhdx", Open)
-	var wg sync.WaitGroup
-	for g := range 8 {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(g), 1))
-			p := make([]byte, 300000)
-			for range 40 {
-				off := r.Int64N(size)
-				n := min(int64(len(p)), size-off)
-				if _, err := img.ReadAt(p[:n], off); err != nil {
-					t.Error(err)
-					return
-				}
-				if string(p[:n]) != string(want[off:off+n]) {
-					t.Errorf("%d bytes at %d differ", n, off)
-					return
-				}
-			}
-			at := int64(0)
-			if err := img.Extents(t.Context(), 0, size, func(e disk.Extent) error { at = e.Off + e.Len; return nil }); err != nil || at != size {
-				t.Errorf("extents end at %d: %v", at, err)
-			}
-		})
-	}
-	wg.Wait()
+	disktest.Concurrent(t, img, want)
 }
 
 // TestHeaders: one damaged header or region table is survived, and told.
 func TestHeaders(t *testing.T) {
 	dir := t.TempDir()
-	data := random(3, 1<<20)
+	data := disktest.Random(3, 1<<20)
 	for at, says := range map[int]string{64: "header 1 of 2", 128: "header 2 of 2", 192: "region table 1 of 2", 256: "region table 2 of 2"} {
 		p := spec{size: 1 << 20, data: data}.build().p
 		p[at<<10+100] ^= 1

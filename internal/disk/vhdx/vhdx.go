@@ -8,11 +8,13 @@ import (
 	"fmt"
 
 	"ascend/internal/disk"
+	"ascend/internal/disk/backing"
 )
 
 // image is an opened VHDX with its parents. It is immutable but for caches; any
 // number of goroutines may read.
 type image struct {
+	backing.Blocks
 	view      *view
 	dataWrite guid
 	meta      metadata
@@ -32,6 +34,10 @@ func Open(env *disk.Env, f *disk.File) (disk.Image, error) {
 	if err != nil {
 		f.Close()
 		return nil, err
+	}
+	img.Blocks = backing.Blocks{Name: f.Name(), Length: img.meta.size, Own: img.view, Runs: img.runs}
+	if img.parent != nil {
+		img.Parent = img.parent
 	}
 	return img, nil
 }
@@ -78,9 +84,6 @@ func open(env *disk.Env, f *disk.File) (*image, error) {
 	}
 	return img, nil
 }
-
-// Size implements disk.Disk.
-func (d *image) Size() int64 { return d.meta.size }
 
 // Close closes the files of the whole chain.
 func (d *image) Close() error {

@@ -19,10 +19,13 @@ type view struct {
 	entries int // replayed
 }
 
-// readFull fills p from offset off.
-func (v *view) readFull(p []byte, off int64) error {
+// Size is the length of the file with what the log adds to it.
+func (v *view) Size() int64 { return v.size }
+
+// ReadFull fills p from offset off.
+func (v *view) ReadFull(p []byte, off int64) error {
 	if len(v.patches) == 0 && v.size == v.f.Size() {
-		return readFull(v.f, p, off)
+		return v.f.ReadFull(p, off)
 	}
 	if off < 0 || off > v.size || v.size-off < int64(len(p)) {
 		return fmt.Errorf("%s: cannot read %d bytes at offset %d, beyond the end at %d: %w", v.f.Name(), len(p), off, v.size, disk.ErrCorrupt)
@@ -30,7 +33,7 @@ func (v *view) readFull(p []byte, off int64) error {
 	n := min(int64(len(p)), max(v.f.Size()-off, 0))
 	clear(p[n:])
 	if n > 0 {
-		if err := readFull(v.f, p[:n], off); err != nil {
+		if err := v.f.ReadFull(p[:n], off); err != nil {
 			return err
 		}
 	}
@@ -52,9 +55,9 @@ func (v *view) find(off int64) int {
 	return sort.Search(len(v.patches), func(i int) bool { return v.patches[i].off+v.patches[i].len > off })
 }
 
-// extents yields the extents of [off, off+n) of the view, by what the file
-// system knows of holes. A range that the log touches is data as a whole.
-func (v *view) extents(ctx context.Context, off, n int64, yield func(disk.Extent) error) error {
+// Extents yields the extents of [off, off+n) of the view; see disk.File.Extents.
+// A range that the log touches is data as a whole.
+func (v *view) Extents(ctx context.Context, off, n int64, yield func(disk.Extent) error) error {
 	if i := v.find(off); i < len(v.patches) && v.patches[i].off < off+n {
 		return yield(disk.Extent{Off: off, Len: n, Data: true})
 	}

@@ -25,7 +25,7 @@ type builder struct {
 // sparse header where f is a sparse file, which then holds all of the disk.
 func describe(f *disk.File) (d *descriptor, h *header, err error) {
 	head := make([]byte, min(sector, f.Size()))
-	if err := pread(f, head, 0); err != nil {
+	if err := f.ReadFull(head, 0); err != nil {
 		return nil, nil, err
 	}
 	switch {
@@ -43,7 +43,7 @@ func describe(f *disk.File) (d *descriptor, h *header, err error) {
 		return nil, nil, fmt.Errorf("descriptor of %d bytes is above the limit of %d: %w", f.Size(), maxDescriptor, disk.ErrCorrupt)
 	}
 	text := make([]byte, f.Size())
-	if err := pread(f, text, 0); err != nil {
+	if err := f.ReadFull(text, 0); err != nil {
 		return nil, nil, err
 	}
 	d, err = parseDescriptor(text)
@@ -57,7 +57,7 @@ func embedded(f *disk.File, h *header) (*descriptor, error) {
 		return nil, alone
 	}
 	text := make([]byte, h.descLen*sector)
-	if err := pread(f, text, h.descriptor*sector); err != nil {
+	if err := f.ReadFull(text, h.descriptor*sector); err != nil {
 		return nil, err
 	}
 	if text[0] == 0 {

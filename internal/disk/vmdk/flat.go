@@ -15,7 +15,7 @@ type flat struct {
 	base int64 // where it starts on the disk
 }
 
-func (x flat) readAt(p []byte, off int64) error { return pread(x.file, p, x.at+off) }
+func (x flat) readAt(p []byte, off int64) error { return x.file.ReadFull(p, x.at+off) }
 
 func (x flat) extents(ctx context.Context, off, n int64, m *backing.Merger) error {
 	return x.file.Extents(ctx, x.at+off, n, func(e disk.Extent) error {

@@ -58,7 +58,7 @@ func (s *sparse) inflate(dst []byte, g int64, r run) error {
 	// One read does where the next grain's place tells how long this one is.
 	have := min(max(r.room, packedHeader), most)
 	buf := (*pooled)[:most]
-	if err := pread(s.file, buf[:have], r.pos); err != nil {
+	if err := s.file.ReadFull(buf[:have], r.pos); err != nil {
 		return err
 	}
 	if lba := binary.LittleEndian.Uint64(buf); lba != uint64(g*s.h.grain) {
@@ -69,7 +69,7 @@ func (s *sparse) inflate(dst []byte, g int64, r run) error {
 		return bad("its marker says %d bytes of data", n)
 	}
 	if have < packedHeader+n {
-		if err := pread(s.file, buf[have:packedHeader+n], r.pos+have); err != nil {
+		if err := s.file.ReadFull(buf[have:packedHeader+n], r.pos+have); err != nil {
 			return err
 		}
 	}

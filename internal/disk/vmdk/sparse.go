@@ -145,7 +145,7 @@ func (s *sparse) readAt(p []byte, off int64) error {
 		part := p[:r.n]
 		switch {
 		case r.kind == stored:
-			err = pread(s.file, part, r.pos)
+			err = s.file.ReadFull(part, r.pos)
 		case r.kind == deflated:
 			err = s.wrap(s.readPacked(part, off, r))
 		case r.kind == absent && s.parent != nil:

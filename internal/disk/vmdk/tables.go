@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"sync/atomic"
 
 	"ascend/internal/disk"
@@ -70,7 +69,7 @@ func (s *sparse) loadDirectory(at int64) ([]uint32, error) {
 		return nil, fmt.Errorf("grain directory of %d entries at sector %d ends beyond the file: %w", n, at, disk.ErrCorrupt)
 	}
 	raw := make([]byte, n*4)
-	if err := pread(s.file, raw, at*sector); err != nil {
+	if err := s.file.ReadFull(raw, at*sector); err != nil {
 		return nil, fmt.Errorf("cannot read the grain directory: %w", err)
 	}
 	gd := make([]uint32, n)
@@ -131,7 +130,7 @@ func (c cached) table(i int64) (table, error) {
 		return t, nil
 	}
 	t := make(table, s.tableBytes)
-	if err := pread(s.file, t, int64(s.gd[i])*sector); err != nil {
+	if err := s.file.ReadFull(t, int64(s.gd[i])*sector); err != nil {
 		return nil, fmt.Errorf("cannot read grain table %d: %w", i, err)
 	}
 	if err := s.checkTable(i, t); err != nil {
@@ -188,7 +187,7 @@ func (c *scan) table(i int64) (table, error) {
 		c.buf = make([]byte, n*s.tableBytes)
 	}
 	c.buf = c.buf[:n*s.tableBytes]
-	if err := pread(s.file, c.buf, off); err != nil {
+	if err := s.file.ReadFull(c.buf, off); err != nil {
 		return nil, fmt.Errorf("cannot read grain tables from %d on: %w", i, err)
 	}
 	for k := range n {
@@ -198,16 +197,4 @@ func (c *scan) table(i int64) (table, error) {
 	}
 	c.first, c.end = i, i+n
 	return c.buf[:s.tableBytes], nil
-}
-
-// pread fills p from the bytes of f at off, which were in it when it was opened.
-func pread(f *disk.File, p []byte, off int64) error {
-	n, err := f.ReadAt(p, off)
-	switch {
-	case n == len(p):
-		return nil
-	case err == nil || errors.Is(err, io.EOF):
-		return fmt.Errorf("%s is shorter than when it was opened: %w", f.Name(), disk.ErrChanged)
-	}
-	return fmt.Errorf("cannot read %s: %w", f.Name(), err)
 }

@@ -36,16 +36,23 @@ func (s *suite) beginTwice() {
 	s.same(p, ship)
 }
 
-// completeTwice completes each upload twice, and once more through a new Upload.
-func (s *suite) completeTwice() {
+// one begins a job of one small disk and opens its upload.
+func (s *suite) one() (Peer, *shipment, target.Session, target.Upload) {
+	s.Helper()
 	p := s.h.New(s)
 	ship := s.ship(p, small())
 	sess := s.begin(s.open(p), ship.order, new(MemRecorder))
-	d := ship.delivery(0)
 	up, err := sess.Upload(s.ctx(), 0)
 	if err != nil {
 		s.Fatalf("Upload: %v", err)
 	}
+	return p, ship, sess, up
+}
+
+// completeTwice completes each upload twice, and once more through a new Upload.
+func (s *suite) completeTwice() {
+	p, ship, sess, up := s.one()
+	d := ship.delivery(0)
 	if err := d.send(s.ctx(), up); err != nil {
 		s.Fatal(err)
 	}
@@ -150,13 +157,7 @@ func (s *suite) wrongDigest() {
 	if len(s.h.Delivery.Digests) == 0 {
 		return
 	}
-	p := s.h.New(s)
-	ship := s.ship(p, small())
-	sess := s.begin(s.open(p), ship.order, new(MemRecorder))
-	up, err := sess.Upload(s.ctx(), 0)
-	if err != nil {
-		s.Fatalf("Upload: %v", err)
-	}
+	_, ship, sess, up := s.one()
 	d := ship.delivery(0)
 	if err := d.send(s.ctx(), up); err != nil {
 		s.Fatal(err)
@@ -184,13 +185,7 @@ func (s *suite) shortStream() {
 	if s.h.Delivery.Mode != target.Ordered {
 		return
 	}
-	p := s.h.New(s)
-	ship := s.ship(p, small())
-	sess := s.begin(s.open(p), ship.order, new(MemRecorder))
-	up, err := sess.Upload(s.ctx(), 0)
-	if err != nil {
-		s.Fatalf("Upload: %v", err)
-	}
+	_, ship, sess, up := s.one()
 	d := ship.delivery(0)
 	short := *ship.delivery(0)
 	short.file = d.file[:len(d.file)-100]
@@ -210,13 +205,7 @@ func (s *suite) repeatedRanges() {
 	if s.h.Delivery.Mode != target.Ranges {
 		return
 	}
-	p := s.h.New(s)
-	ship := s.ship(p, small())
-	sess := s.begin(s.open(p), ship.order, new(MemRecorder))
-	up, err := sess.Upload(s.ctx(), 0)
-	if err != nil {
-		s.Fatalf("Upload: %v", err)
-	}
+	p, ship, sess, up := s.one()
 	r, ok := up.(target.RangeUpload)
 	if !ok {
 		s.Fatalf("Upload gave a %T", up)

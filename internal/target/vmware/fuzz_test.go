@@ -5,6 +5,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"ascend/internal/target/guestos"
 	"ascend/internal/vm"
 )
 
@@ -49,11 +50,10 @@ func FuzzWords(f *testing.F) {
 		if landedPath.MatchString(s) && strings.Contains(s, "] ..") {
 			t.Errorf("%q is a landed file", s)
 		}
-		majorVersion(s)
 		if versionLess(s, s) {
 			t.Errorf("version %q is less than itself", s)
 		}
-		ids := guestIDs(&vm.Machine{Platform: vm.VMware, Guest: vm.GuestOS{Family: vm.OSFamily(s), Distribution: s, Version: s, SourceID: s}})
+		ids := guestos.VMware(&vm.Machine{Platform: vm.VMware, Guest: vm.GuestOS{Family: vm.OSFamily(s), Distribution: s, Version: s, SourceID: s}})
 		if id := selectGuestID(ids, nil, s); !knownGuestID(id) {
 			t.Errorf("%q leads to guest %q", s, id)
 		}

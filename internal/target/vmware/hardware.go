@@ -12,6 +12,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"ascend/internal/target"
+	"ascend/internal/target/guestos"
 	"ascend/internal/vm"
 )
 
@@ -111,7 +112,7 @@ func (c *conn) guestID(ctx context.Context, o *target.Order, p *place) (string, 
 			return "", fmt.Errorf("cannot ask which guests are supported: %w", translate(err))
 		}
 	}
-	return selectGuestID(guestIDs(o.Machine), supported, c.vim.ServiceContent.About.ApiVersion), nil
+	return selectGuestID(guestos.VMware(o.Machine), supported, c.vim.ServiceContent.About.ApiVersion), nil
 }
 
 // checkKeyProvider refuses a machine with a TPM where none can be made: its

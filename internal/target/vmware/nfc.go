@@ -26,7 +26,8 @@ const nfcMIME = "application/x-vnd.vmware-streamVmdk"
 // nfcSession is a restore by import lease.
 type nfcSession struct {
 	*session
-	lease *lease // nil when an earlier session completed it
+	lease *lease   // nil when an earlier session completed it
+	files []string // by the order's disks: the descriptor on its datastore, "" where there is none
 
 	delivering atomic.Bool // the lease is being completed: its end is no loss
 	delivered  atomic.Bool // and has been
@@ -108,8 +109,25 @@ func (n *nfcSession) create(ctx context.Context, spec *types.VirtualMachineConfi
 	if err := n.lease.match(n.hw.slots, now.Hardware.Device); err != nil {
 		return err
 	}
+	placed := slotsOf(now.Hardware.Device)
+	n.files = make([]string, len(n.hw.slots))
+	for i, s := range n.hw.slots {
+		if d := placed[s.key()]; d != nil {
+			n.files[i] = plainFile(d)
+		}
+	}
 	n.lease.askSHA1(ctx)
 	return nil
+}
+
+// plainFile is the path of a disk's descriptor on its datastore, which names it
+// for people and for ReadLanded; "" for a disk that is no plain file.
+func plainFile(d *types.VirtualDisk) string {
+	b, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+	if !ok || b.Parent != nil || !landedPath.MatchString(b.FileName) {
+		return ""
+	}
+	return b.FileName
 }
 
 // watch keeps the lease alive for as long as the session is. When the lease is
@@ -176,8 +194,10 @@ func (n *nfcSession) land(ctx context.Context, i int, sum target.Sum) (*target.L
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	// Lease keys differ between servers; machine and slot find the disk later.
-	where := fmt.Sprintf("/%s/%s", n.ref.Value, n.hw.slots[i])
+	where := n.files[i]
+	if where == "" { // machine and slot find the disk later
+		where = fmt.Sprintf("/%s/%s", n.ref.Value, n.hw.slots[i])
+	}
 	return &target.Landed{Object: where, Bytes: n.streams[i].sent.Load(), Verdict: verdict}, nil
 }
 

@@ -36,7 +36,7 @@ func (d *storeSession) ReadBack(ctx context.Context, i int) (disk.Disk, error) {
 }
 
 // ReadLanded opens the flat file of a disk that a receipt names: by its file's
-// path, or, of one that was imported, by its machine and slot there. Machines
+// path, or, where it had none that could be told, by its machine and slot there. Machines
 // that run hold their files locked, and one that has run has other bytes.
 func (t *vmware) ReadLanded(ctx context.Context, name string, _ image.Format) (disk.Disk, error) {
 	fail := func(err error) (disk.Disk, error) { return nil, fmt.Errorf("cannot read %s: %w", name, err) }
@@ -76,9 +76,9 @@ func (t *vmware) ReadLanded(ctx context.Context, name string, _ image.Format) (d
 }
 
 var (
-	// landedPath is the Object of a disk that was uploaded to a datastore.
-	landedPath = regexp.MustCompile(`^\[[^\]]+\] [^/.][^/]*/disk-\d+\.vmdk$`)
-	// landedSlot is the Object of a disk that was imported: machine and slot.
+	// landedPath is the Object of a disk: its descriptor, in a folder of its machine.
+	landedPath = regexp.MustCompile(`^\[[^\]]+\] [^/.][^/]*/[^/.][^/]*\.vmdk$`)
+	// landedSlot is the Object of an imported disk whose file is not told.
 	landedSlot = regexp.MustCompile(`^/([A-Za-z0-9-]+)/([A-Za-z]+)(\d+):(\d+)$`)
 )
 

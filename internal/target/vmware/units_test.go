@@ -18,6 +18,7 @@ import (
 
 	"ascend/internal/secret"
 	"ascend/internal/target"
+	"ascend/internal/target/guestos"
 	"ascend/internal/target/vmware/vcsimtest"
 	"ascend/internal/vm"
 )
@@ -319,23 +320,14 @@ func TestGuestID(t *testing.T) {
 		{"", "", "", vm.I386, "8.0.2.0", "otherGuest"},
 	} {
 		m := &vm.Machine{Guest: vm.GuestOS{Family: c.family, Distribution: c.distro, Version: c.version, Arch: c.arch}}
-		if got := selectGuestID(guestIDs(m), nil, c.api); got != c.want {
+		if got := selectGuestID(guestos.VMware(m), nil, c.api); got != c.want {
 			t.Errorf("%s %s %s %s on API %s: %s, want %s", c.family, c.distro, c.version, c.arch, c.api, got, c.want)
 		}
 	}
 	// Every identifier that can be chosen is one of the API's.
-	for _, r := range linuxRules {
-		for _, id := range []string{r.id64, r.id32} {
-			if id != "" && !knownGuestID(id) {
-				t.Errorf("%s %d: the API has no %s", r.distribution, r.from, id)
-			}
-		}
-	}
-	for _, r := range windowsRules {
-		for _, id := range []string{r.id64, r.id32} {
-			if id != "" && !knownGuestID(id) {
-				t.Errorf("Windows %s: the API has no %s", r.version, id)
-			}
+	for _, id := range guestos.VMwareIDs() {
+		if id != "" && !knownGuestID(id) {
+			t.Errorf("the API has no %s", id)
 		}
 	}
 	for id := range since {
@@ -345,14 +337,14 @@ func TestGuestID(t *testing.T) {
 	}
 	// What the hosts support decides; the source's own identifier comes first.
 	m := &vm.Machine{Platform: vm.VMware, Guest: vm.GuestOS{Family: vm.Linux, Distribution: "debian", Version: "12", SourceID: "asianux9_64Guest"}}
-	if got := selectGuestID(guestIDs(m), nil, "8.0.2.0"); got != "asianux9_64Guest" {
+	if got := selectGuestID(guestos.VMware(m), nil, "8.0.2.0"); got != "asianux9_64Guest" {
 		t.Errorf("the source's own identifier becomes %s", got)
 	}
-	if got := selectGuestID(guestIDs(m), []string{"otherGuest64", "debian11_64Guest", "otherLinux64Guest"}, "8.0.2.0"); got != "debian11_64Guest" {
+	if got := selectGuestID(guestos.VMware(m), []string{"otherGuest64", "debian11_64Guest", "otherLinux64Guest"}, "8.0.2.0"); got != "debian11_64Guest" {
 		t.Errorf("of those supported %s is chosen", got)
 	}
 	m.Guest.SourceID = "ubuntu; rm -rf /"
-	if got := guestIDs(m)[0]; got != "debian12_64Guest" {
+	if got := guestos.VMware(m)[0]; got != "debian12_64Guest" {
 		t.Errorf("a nonsense identifier of the source leads to %s", got)
 	}
 }

@@ -352,7 +352,8 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
-// TestReadLanded reads imported disks of a finished machine by their slots.
+// TestReadLanded reads imported disks of a finished machine by the paths that
+// the receipt names them by, and by their slots.
 func TestReadLanded(t *testing.T) {
 	v := newVcsim(t, vcsimtest.Small())
 	tgt := v.open(t)
@@ -371,12 +372,20 @@ func TestReadLanded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if !landedPath.MatchString(l.Object) || !strings.HasPrefix(l.Object, "[LocalDS_0] ") {
+			t.Errorf("disk %d landed as %q, want a path on the datastore", i, l.Object)
+		}
 		objects = append(objects, l.Object)
+	}
+	ns := s.(*nfcSession)
+	for _, slot := range ns.hw.slots {
+		objects = append(objects, fmt.Sprintf("/%s/%s", ns.ref.Value, slot))
 	}
 	if _, err := s.Finish(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for i, object := range objects {
+	for k, object := range objects {
+		i := k % len(c.Disks)
 		d, err := tgt.ReadLanded(ctx, object, c.Disks[i].Delivery.Format)
 		if err != nil {
 			t.Fatal(err)
@@ -386,7 +395,7 @@ func TestReadLanded(t *testing.T) {
 			t.Errorf("%s reads other bytes: %v", object, err)
 		}
 	}
-	if _, err := tgt.ReadLanded(ctx, strings.Replace(objects[1], "1:0", "1:1", 1), c.Disks[1].Delivery.Format); !target.IsPermanent(err) {
+	if _, err := tgt.ReadLanded(ctx, strings.Replace(objects[3], "1:0", "1:1", 1), c.Disks[1].Delivery.Format); !target.IsPermanent(err) {
 		t.Errorf("a slot without a disk: %v", err)
 	}
 }

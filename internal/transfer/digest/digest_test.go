@@ -84,3 +84,17 @@ func BenchmarkLeaf(b *testing.B) {
 		Leaf(p)
 	}
 }
+
+// TestWideLeaf holds the two ways to hash a leaf against each other.
+func TestWideLeaf(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	var p [LeafSize]byte
+	for range 50 {
+		for i := range p {
+			p[i] = byte(r.Uint32())
+		}
+		if got, want := wideLeaf(&p), Sum(blake3.Sum256(p[:])); got != want {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	}
+}

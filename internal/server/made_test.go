@@ -41,6 +41,7 @@ type made struct {
 	dir    string
 	store  *storage.Store
 	jobs   *jobstest.Double
+	db     *store.Store
 	admin  string // token
 	log    *logged
 	vault  *vault.Vault
@@ -67,13 +68,23 @@ func (l *logged) String() string {
 
 func start(t testing.TB) *made {
 	t.Helper()
+	return startWith(t, nil)
+}
+
+// startWith starts a server whose jobs are carried out by another service than the
+// double.
+func startWith(t testing.TB, service func(*store.Store) jobs.Service) *made {
+	t.Helper()
 	m := &made{t: t, dir: t.TempDir(), jobs: jobstest.New(), log: &logged{}}
 	db, err := store.Open(t.Context(), "sqlite:"+filepath.Join(m.dir, "ascend.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	m.store = storage.New(db)
+	m.db, m.store = db, storage.New(db)
+	if service == nil {
+		service = func(*store.Store) jobs.Service { return m.jobs }
+	}
 	key, err := vault.Generate()
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +94,7 @@ func start(t testing.TB) *made {
 	}
 	m.s, err = server.New(server.Options{
 		Store: m.store, Vault: m.vault, Registry: all.Registry(), Version: "test",
-		Jobs: func(*api.Targets, *api.Scanner) (jobs.Service, error) { return m.jobs, nil },
+		Jobs: func(*api.Targets, *api.Scanner) (jobs.Service, error) { return service(db), nil },
 		Log:  slog.New(slog.NewJSONHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

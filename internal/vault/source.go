@@ -13,7 +13,7 @@ import (
 	"ascend/internal/secret"
 )
 
-// Where a key may stand. A source is written as a text:
+// Source is where a key may stand. It is written as a text:
 //
 //	file:PATH      a file, readable by its owner only; made when it is not there
 //	env:NAME       an environment variable

@@ -87,7 +87,7 @@ func (a *API) who(ctx context.Context, r *http.Request) (*auth.Principal, error)
 	}
 	c, err := r.Cookie(cookieName(a.Secure))
 	if err != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // no cookie is nobody
 	}
 	p, err := a.Keeper.BySession(ctx, c.Value)
 	if errors.Is(err, auth.ErrToken) {

@@ -156,7 +156,7 @@ func (a *API) explain(ctx context.Context, err error) error {
 	}
 	for _, k := range known {
 		if errors.Is(err, k.err) {
-			if k.err == auth.ErrOIDC {
+			if errors.Is(k.err, auth.ErrOIDC) {
 				a.Log.WarnContext(ctx, "sign-in failed", "error", err)
 			}
 			return newProblem(k.status, k.code, a.text(err), k.hint)

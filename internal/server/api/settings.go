@@ -178,7 +178,7 @@ func (a *API) applySettings(in *settingsIn, v *StoredSettings) (what []string, e
 		}
 		if b.OIDC.Issuer != "" {
 			u, err := url.Parse(b.OIDC.Issuer)
-			if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())) {
+			if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
 				return nil, notValid("body.oidc.issuer", "the issuer is not https://HOST…")
 			}
 			if b.OIDC.ClientID == "" || b.OIDC.RedirectURL == "" {

@@ -81,7 +81,7 @@ func (q *Queue) Seal(id string, c Channel) (Stored, error) {
 		return Stored{}, err
 	}
 	s := Stored{Channel: c}
-	s.Channel.Secrets = Secrets{}
+	s.Secrets = Secrets{}
 	s.Sealed, err = q.vault.Seal("channel "+id, b)
 	return s, err
 }
@@ -179,7 +179,7 @@ func (q *Queue) round(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	return nil
+	return nil //nolint:nilerr // each delivery has recorded its own
 }
 
 // deliver tries one delivery and records what became of it.
@@ -198,7 +198,7 @@ func (q *Queue) deliver(ctx context.Context, id string) error {
 		}
 		err := q.send(ctx, v)
 		if ctx.Err() != nil {
-			return nil // it is tried again at the next start
+			return nil //nolint:nilerr // it is tried again at the next start
 		}
 		v.Attempts++
 		now := q.now().UTC()

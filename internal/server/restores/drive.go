@@ -101,7 +101,7 @@ func (r Restores) SetLimits(l jobs.Limits) {
 
 // Live fills in what the meters of steps under way say.
 func (r Restores) Live(id string, steps []jobs.Step) {
-	now, err := r.Service.Steps(context.Background(), id)
+	now, err := r.Steps(context.Background(), id)
 	if err != nil {
 		return // the tables say enough
 	}

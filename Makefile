@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,12 @@ bench: deps build ## measure against qemu-img in one run; prints ratios
 
 fuzz: ## run every fuzz target for FUZZTIME
 	./build/fuzz $(FUZZTIME)
+
+fuzz-api: build ## fuzz the HTTP API from its own document for a minute: no answer may be a 500
+	./build/fuzz-api bin/ascend $(FUZZSECONDS)
+
+bench-api: ## measure lists of 10,000 jobs and backups over HTTP
+	$(GO) test ./internal/server -run '^$$' -bench . -benchtime 200x
 
 deps: ## install what the tests compare with
 	./build/deps test

@@ -119,23 +119,33 @@ func (a *app) pricesDir() string { return filepath.Join(a.state(), "prices") }
 // from the first byte of the first disk to the last of the last, of the newest
 // ten jobs.
 func (a *app) measured(name string) (rate int64, jobs int) {
-	st, err := restore.OpenState(a.state())
+	if _, err := os.Stat(filepath.Join(a.state(), databaseName)); err != nil {
+		return 0, 0 // no job was ever begun here
+	}
+	s, err := a.jobs()
 	if err != nil {
 		return 0, 0
 	}
-	records, err := st.List()
+	defer s.close()
+	ctx := context.Background()
+	all, err := s.Jobs(ctx, restore.Filter{Target: name, Statuses: []restore.Status{restore.Completed}, Limit: 10})
 	if err != nil {
 		return 0, 0
 	}
 	var bytes int64
 	var took time.Duration
-	for _, r := range records {
-		if r.Status != restore.Completed || r.Plan == nil || r.Plan.Target.Name != name || jobs == 10 {
+	for _, j := range all {
+		b, err := s.Receipt(ctx, j.ID)
+		if err != nil {
+			continue
+		}
+		r, err := restore.ParseReceipt(b, nil)
+		if err != nil {
 			continue
 		}
 		var from, to time.Time
 		var sent int64
-		for _, d := range r.Landed {
+		for _, d := range r.Disks {
 			if from.IsZero() || d.Started.Before(from) {
 				from = d.Started
 			}

@@ -55,6 +55,7 @@ type app struct {
 	quiet      bool
 	json       bool    // JSON lines or a JSON document instead of text
 	cfg        *config // once loaded
+	rem        remoteFlags
 }
 
 func (a *app) root() *cobra.Command {
@@ -86,8 +87,15 @@ Start here:
 	f.BoolVar(&a.json, "json", false, "machine-readable output: a JSON document, or JSON lines while work is under way")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.backupsCommand(), a.inspectCommand(), a.convertCommand(), a.planCommand(), a.applyCommand(), a.restoreCommand(),
-		a.jobsCommand(), a.undoCommand(), a.targetCommand(), a.verifyCommand(), a.rulesCommand(), a.matrixCommand(), a.pricesCommand(), a.versionCommand(), exitCodesTopic())
-	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return usage(c.ValidateRequiredFlags()) }
+		a.jobsCommand(), a.undoCommand(), a.targetCommand(), a.verifyCommand(), a.rulesCommand(), a.matrixCommand(), a.pricesCommand(), a.versionCommand(), exitCodesTopic(),
+		a.serveCommand(), a.serverCommand(), a.loginCommand(), a.watchCommand())
+	a.rem.register(root)
+	a.remotely(root)
+	a.remoteCommands(root)
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		a.relax(c)
+		return usage(c.ValidateRequiredFlags())
+	}
 	usageOfArgs(root)
 	return root
 }

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"ascend/internal/restore"
 	"ascend/internal/transfer"
 	"ascend/internal/vm"
 )
@@ -28,7 +30,8 @@ type progress struct {
 
 type shown struct {
 	name  string
-	meter *transfer.Meter
+	meter *transfer.Meter // nil: told says it
+	told  transfer.Progress
 	bar   *mpb.Bar
 	read  transfer.Progress
 	said  time.Time
@@ -57,6 +60,33 @@ func (p *progress) add(name string, m *transfer.Meter) {
 			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return p.text(s) })))
 	}
 	p.open = append(p.open, s)
+}
+
+// set shows a reading under a name.
+func (p *progress) set(name string, r transfer.Progress) {
+	p.mu.Lock()
+	i := slices.IndexFunc(p.open, func(s *shown) bool { return s.name == name })
+	if i >= 0 {
+		p.open[i].told = r
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	p.add(name, nil)
+	p.set(name, r)
+}
+
+// reading is a step's progress as bars show it.
+func reading(st *restore.StepState) transfer.Progress {
+	return transfer.Progress{Total: st.Total, Done: st.Done, Rate: st.Rate, ETA: st.ETA}
+}
+
+// now is what is to be shown.
+func (s *shown) now() transfer.Progress {
+	if s.meter == nil {
+		return s.told
+	}
+	return s.meter.Read()
 }
 
 // text is what stands behind a bar.
@@ -98,7 +128,7 @@ func (p *progress) update(last bool) {
 	defer p.mu.Unlock()
 	for _, s := range p.open {
 		before := s.read
-		s.read = s.meter.Read()
+		s.read = s.now()
 		total := max(s.read.Total, 1)
 		switch {
 		case s.bar != nil:

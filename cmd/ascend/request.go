@@ -318,16 +318,9 @@ func (r *requestFlags) machineOf(ch *chosen, sources []plan.Source) (*vm.Machine
 		m.Disks[i].Size = sources[i].Info.Size
 	}
 	if r.cpus != "" {
-		sockets, cores, two := strings.Cut(r.cpus, "x")
-		n, err1 := strconv.Atoi(sockets)
-		k, err2 := 1, error(nil)
-		if two {
-			k, err2 = strconv.Atoi(cores)
+		if err := parseCPUs(r.cpus, m); err != nil {
+			return nil, err
 		}
-		if err1 != nil || err2 != nil || n < 1 || k < 1 || n > 4096 || k > 4096 {
-			return nil, usageError{fmt.Errorf("--cpus is a number or SOCKETSxCORES, not %q", r.cpus)}
-		}
-		m.CPU = vm.CPU{Sockets: n, CoresPerSocket: k}
 	}
 	if r.memory != "" {
 		n, err := vm.ParseSize(r.memory)
@@ -344,6 +337,21 @@ func (r *requestFlags) machineOf(ch *chosen, sources []plan.Source) (*vm.Machine
 		return nil, usageError{fmt.Errorf("--firmware is bios or uefi, not %q", r.firmware)}
 	}
 	return m, nil
+}
+
+// parseCPUs reads --cpus into a machine.
+func parseCPUs(s string, m *vm.Machine) error {
+	sockets, cores, two := strings.Cut(s, "x")
+	n, err1 := strconv.Atoi(sockets)
+	k, err2 := 1, error(nil)
+	if two {
+		k, err2 = strconv.Atoi(cores)
+	}
+	if err1 != nil || err2 != nil || n < 1 || k < 1 || n > 4096 || k > 4096 {
+		return usageError{fmt.Errorf("--cpus is a number or SOCKETSxCORES, not %q", s)}
+	}
+	m.CPU = vm.CPU{Sockets: n, CoresPerSocket: k}
+	return nil
 }
 
 // mapNetworks gives each adapter its network: by its position, by its source

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"ascend/internal/disk"
+	"ascend/internal/engine"
 	"ascend/internal/plan"
 	"ascend/internal/restore"
 	"ascend/internal/target"
@@ -83,20 +82,16 @@ func (a *app) restore(c *cobra.Command, r *restoreFlags, args []string) error {
 	})
 }
 
-// carryOut runs the unfinished job of key, else a new one of the plan that
-// prepare makes, once it is consented to.
-func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, t target.Target, key string, prepare func() (*prepared, error)) error {
-	o := restore.Options{Disks: r.disks, Workers: r.workers, NoVerify: r.noVerify, Software: software()}
-	var err error
-	if o.Limit, err = parseLimit(r.limit); err != nil {
+// carryOut carries on the unfinished job of key, else begins one of the plan
+// that prepare makes, once it is consented to, and follows it to its end.
+func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, _ target.Target, key string, prepare func() (*prepared, error)) error {
+	limit, err := parseLimit(r.limit)
+	if err != nil {
 		return usageError{err}
 	}
-	st, err := restore.OpenState(a.state())
-	if err != nil {
-		return err
-	}
-	if o.Key, err = restore.SigningKey(filepath.Join(st.Dir(), "receipt.key")); err != nil {
-		return err
+	o := restore.Options{Keep: r.keep, Disks: r.disks, Workers: r.workers, NoVerify: r.noVerify}
+	if limit != nil {
+		o.Bandwidth = int64(limit.Limit())
 	}
 	made, err := makeLocal(r.to)
 	if err != nil {
@@ -107,22 +102,26 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, t target.T
 			_ = os.Remove(made) // only when nothing was left in it
 		}
 	}()
-	o.OpenDisk = func(ctx context.Context, i int) (disk.Image, error) { return ch.repo.OpenDisk(ctx, ch.b, i) }
-	j, err := a.job(c.Context(), r, st, ch, key, prepare)
+	s, err := a.jobs()
 	if err != nil {
 		return err
 	}
-	defer j.Close()
-	return a.runJob(c, r, j, t, o)
+	defer s.close()
+	begin := time.Now()
+	j, err := a.job(c.Context(), s, r, ch, o, key, prepare)
+	if err != nil {
+		return err
+	}
+	return a.follow(c.Context(), s, r, j, begin)
 }
 
-// job resumes the unfinished job of the same request, or plans a new one.
-func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *chosen, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
+// job carries the unfinished job of the same request on, or begins a new one.
+func (a *app) job(ctx context.Context, s *jobs, r *restoreFlags, ch *chosen, o restore.Options, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
 	if !r.fresh {
-		j, err := st.Unfinished(key)
+		j, err := s.Unfinished(ctx, key)
 		if err == nil {
 			a.note("going on with job %s", j.ID)
-			return j, nil
+			return j, s.goOn(ctx, j)
 		}
 		if !errors.Is(err, restore.ErrNoJob) {
 			return nil, err
@@ -142,7 +141,8 @@ func (a *app) job(ctx context.Context, r *restoreFlags, st *restore.State, ch *c
 	if err := a.beforeRestore(ctx, r, ch); err != nil {
 		return nil, err
 	}
-	return st.Create(key, p.plan, restore.Fingerprint(p.images), p.maps)
+	spec := restore.Spec{Plan: p.plan, Source: sourceOf(p.plan.Backup), Fingerprint: restore.Fingerprint(p.images), Options: o}
+	return s.Submit(ctx, restore.Request{Spec: spec, Maps: p.maps, Key: key})
 }
 
 // consent refuses plans that must not or may not be carried out.
@@ -165,59 +165,77 @@ func consent(p *plan.Plan, accepted bool) error {
 	return nil
 }
 
-func (a *app) runJob(c *cobra.Command, r *restoreFlags, j *restore.Job, t target.Target, o restore.Options) error {
-	bars := a.startProgress(r.progress, true)
-	o.Observe = func(e restore.Event) { a.observe(bars, j, e) }
-	begin := time.Now()
-	rc, err := j.Run(c.Context(), t, o)
-	bars.done()
+// follow shows a job until it is at rest. The first signal cancels it and what
+// it made is removed; with --keep it only stops.
+func (a *app) follow(ctx context.Context, s *jobs, r *restoreFlags, j *restore.Job, begin time.Time) error {
+	end, err := a.show(ctx, s, j.ID, r.progress)
+	if ctx.Err() != nil {
+		after := context.WithoutCancel(ctx)
+		if r.keep {
+			s.close()
+			return withHint(fmt.Errorf("restore stopped: %w", ctx.Err()), "run the same command again to go on, or remove what was made: ascend undo %s", j.ID)
+		}
+		a.note("removing what was made")
+		if err := s.Cancel(after, j.ID); err != nil && !errors.Is(err, engine.ErrState) {
+			return withHint(err, "try again: ascend jobs cancel %s", j.ID)
+		}
+		end, err = s.Wait(after, j.ID)
+	}
 	if err != nil {
-		return a.afterFailure(c.Context(), r, j, t, err)
+		return err
+	}
+	switch end.Status {
+	case restore.Completed:
+		return a.completed(ctx, s, r, end, begin)
+	case restore.Cancelled:
+		a.note("removed; nothing of this restore is left on the target")
+		return fmt.Errorf("restore cancelled: %w", context.Canceled)
+	case restore.RolledBack:
+		a.note("removed; nothing of this restore is left on the target")
+		return jobError{end.Error}
+	}
+	return withHint(jobError{end.Error}, "go on with: ascend jobs retry %s, or remove what was made: ascend undo %s", end.ID, end.ID)
+}
+
+// jobError is the error that a job came to rest with, as the store has it.
+type jobError struct{ text string }
+
+func (e jobError) Error() string { return e.text }
+
+// Is tells the errors apart that have exit codes and hints of their own, after
+// their text: a job's error may come from another process.
+func (e jobError) Is(err error) bool {
+	for _, c := range codes {
+		if c.err == err {
+			return strings.Contains(e.text, err.Error())
+		}
+	}
+	return false
+}
+
+func (a *app) completed(ctx context.Context, s *jobs, r *restoreFlags, j *restore.Job, begin time.Time) error {
+	b, err := s.Receipt(ctx, j.ID)
+	if err != nil {
+		return err
+	}
+	rc, err := restore.ParseReceipt(b, nil)
+	if err != nil {
+		return err
 	}
 	if r.receipt != "" {
-		b, err := os.ReadFile(j.Receipt())
-		if err == nil {
-			err = os.WriteFile(r.receipt, b, 0o644)
-		}
-		if err != nil {
+		if err := os.WriteFile(r.receipt, b, 0o644); err != nil {
 			return fmt.Errorf("cannot write receipt: %w", err)
 		}
 	}
 	if a.json {
-		a.event(map[string]any{"event": "completed", "job": j.ID, "receipt": j.Receipt(), "vm": rc.VM})
+		a.event(map[string]any{"event": "completed", "job": j.ID, "receipt": s.ReceiptFile(j.ID), "vm": rc.VM})
 		return nil
 	}
-	a.summary(rc, j, time.Since(begin))
+	a.summary(rc, s.ReceiptFile(j.ID), time.Since(begin))
 	return nil
 }
 
-func (a *app) observe(bars *progress, j *restore.Job, e restore.Event) {
-	if e.Meter != nil {
-		name := e.Step
-		if e.Disk >= 0 {
-			name = fmt.Sprintf("%s disk %d", e.Step, j.Plan.Disks[e.Disk].Index)
-		}
-		bars.add(name, e.Meter)
-	}
-	a.event(map[string]any{"event": "step", "job": e.Job, "step": e.Step, "disk": e.Disk, "state": e.State, "detail": e.Detail, "time": e.Time.UTC()})
-}
-
-// afterFailure undoes what the job made, unless it is to be kept.
-func (a *app) afterFailure(ctx context.Context, r *restoreFlags, j *restore.Job, t target.Target, err error) error {
-	if r.keep {
-		return withHint(err, "run the same command again to go on, or remove what was made: ascend undo %s", j.ID)
-	}
-	a.note("removing what was made")
-	undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Minute)
-	defer cancel()
-	if uerr := j.Undo(undoCtx, t); uerr != nil {
-		return withHint(errors.Join(err, uerr), "not everything could be removed; try again: ascend undo %s", j.ID)
-	}
-	a.note("removed; nothing of this restore is left on the target")
-	return err
-}
-
-func (a *app) summary(rc *restore.Receipt, j *restore.Job, took time.Duration) {
+func (a *app) summary(rc *restore.Receipt, file string, took time.Duration) {
 	if a.quiet {
 		return
 	}
@@ -234,7 +252,7 @@ func (a *app) summary(rc *restore.Receipt, j *restore.Job, took time.Duration) {
 		where = rc.VM.ID
 	}
 	a.note("restored %s in %s: %s", clean(rc.VM.Name), took.Round(10*time.Millisecond), where)
-	a.note("receipt: %s (check it with: ascend verify)", j.Receipt())
+	a.note("receipt: %s (check it with: ascend verify)", file)
 }
 
 // makeLocal makes the folder of local:DIR when it is not there, and says which

@@ -7,9 +7,9 @@
 //
 // A job's life:
 //
-//	pending ──► running ──► completed
+//	pending ──► running ──► completed        (running: shown as the phase of the stage)
 //	               │
-//	               ├─ a step fails for good ──► compensating ──► failed, rolled_back
+//	               ├─ a step fails for good ──► compensating ──► failed, with rolled_back set
 //	               │       (keep on failure) ──► failed
 //	               └─ cancel ────────────────► compensating ──► cancelled
 //
@@ -25,6 +25,8 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
+
+	"ascend/internal/store"
 )
 
 // Step is one step of a job. The list is stored with the job before it starts,
@@ -36,7 +38,11 @@ type Step struct {
 	Stage int    `json:"stage"` // stages run in ascending order; steps of one stage in parallel
 	// Input is the handler's own; small.
 	Input json.RawMessage `json:"input,omitempty"`
-	// Attempts bounds how often do is tried in all, across crashes; 0: 5.
+	// Phase is the job's status while the step's stage runs: "uploading"; empty: "running".
+	Phase string `json:"phase,omitempty"`
+	// Attempts bounds how often do, and likewise undo, is tried without progress
+	// in between, across crashes; 0: 5. An attempt whose Progress goes beyond
+	// what any attempt reached gives all attempts back.
 	Attempts int `json:"attempts,omitempty"`
 	// Backoff is the wait before the second attempt, doubled up to a minute; 0: 1 s.
 	Backoff time.Duration `json:"backoff,omitempty"`
@@ -75,6 +81,8 @@ type AttemptHost interface {
 	Progress(ctx context.Context, done, total int64) error
 	// Save stores the handler's resume cursor now.
 	Save(ctx context.Context, checkpoint any) error
+	// Result stores what the step found or made, for people and later steps.
+	Result(ctx context.Context, v any) error
 	// Note adds an event to the job's log, for people. No secrets.
 	Note(ctx context.Context, level, text string) error
 }
@@ -82,18 +90,21 @@ type AttemptHost interface {
 // Errors an engine tells apart.
 var (
 	// ErrFenced: a later attempt of the step has begun elsewhere.
-	ErrFenced = errors.New("another worker has taken this step over")
+	ErrFenced = store.ErrFenced
 	// ErrCancelled: the job is being cancelled.
-	ErrCancelled = errors.New("job cancelled")
+	ErrCancelled = store.ErrCancelled
 	// ErrPermanent, wrapped by a handler: trying the step again will not help.
 	ErrPermanent = errors.New("permanent")
-	// ErrBusy: the job is driven by someone else.
+	// ErrBusy: the job is driven by someone else. An engine that finds itself
+	// fenced leaves the job to that one.
 	ErrBusy = errors.New("job is being carried out elsewhere")
 	// ErrState: the job's state does not allow it (retry after compensation, …).
-	ErrState = errors.New("not possible in the job's state")
+	ErrState = store.ErrState
+	// ErrClosed: the engine was closed.
+	ErrClosed = errors.New("the engine is closed")
 )
 
-// RetryAfter, returned by a handler, asks for another attempt not before a time
+// RetryAfter is returned by a handler to ask for another attempt not before a time
 // (a target's Retry-After, a quota); it does not count as an attempt.
 type RetryAfter struct {
 	After  time.Duration
@@ -121,4 +132,19 @@ type Engine interface {
 	// Close stops running steps at their next checkpoint, without failing them,
 	// and returns when they have stopped.
 	Close(ctx context.Context) error
+}
+
+// Rows makes the steps' rows for store.CreateJob.
+func Rows(steps []Step) []store.Step {
+	rows := make([]store.Step, len(steps))
+	for i, s := range steps {
+		rows[i] = store.Step{Name: s.Name, Kind: s.Kind, Stage: s.Stage, Phase: store.Status(s.Phase), Input: s.Input,
+			MaxAttempts: s.Attempts, BackoffMS: s.Backoff.Milliseconds()}
+	}
+	return rows
+}
+
+func stepOf(r *store.Step) Step {
+	return Step{Name: r.Name, Kind: r.Kind, Stage: r.Stage, Phase: string(r.Phase), Input: r.Input,
+		Attempts: r.MaxAttempts, Backoff: time.Duration(r.BackoffMS) * time.Millisecond}
 }

@@ -12,13 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"ascend/internal/backup"
 	"ascend/internal/disk"
+	"ascend/internal/engine"
 	"ascend/internal/image"
 	"ascend/internal/plan"
 	"ascend/internal/qemu"
+	"ascend/internal/store"
 	"ascend/internal/target"
 	"ascend/internal/target/local"
 	"ascend/internal/vm"
@@ -26,56 +26,10 @@ import (
 
 func TestMain(m *testing.M) {
 	qemu.Main()
-	if os.Getenv("ASCEND_TEST_RESTORE") != "" {
-		os.Exit(child(os.Args[1], os.Args[2], os.Args[3:]))
+	if os.Getenv(childEnv) != "" {
+		os.Exit(child())
 	}
 	os.Exit(m.Run())
-}
-
-// child carries a job on in a process of its own, slowly enough to be killed.
-func child(dir, id string, files []string) int {
-	ctx := context.Background()
-	err := func() error {
-		st, err := OpenState(filepath.Join(dir, "state"))
-		if err != nil {
-			return err
-		}
-		j, err := st.Open(id)
-		if err != nil {
-			return err
-		}
-		defer j.Close()
-		r, b, err := backup.FromFiles(ctx, files)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		t, err := local.Open(target.Settings{Name: "there", Values: map[string]string{"dir": filepath.Join(dir, "out")}})
-		if err != nil {
-			return err
-		}
-		key, err := SigningKey(filepath.Join(dir, "key"))
-		if err != nil {
-			return err
-		}
-		o := Options{
-			Key: key, Workers: 2, InFlight: window, SyncEvery: 20 * time.Millisecond, Limit: rate.NewLimiter(12<<20, 1<<20),
-			OpenDisk: func(ctx context.Context, i int) (disk.Image, error) { return r.OpenDisk(ctx, b, i) },
-		}
-		rc, err := j.Run(ctx, t, o)
-		if err != nil {
-			return err
-		}
-		for _, d := range rc.Disks {
-			fmt.Println(d.Sent)
-		}
-		return nil
-	}()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
 }
 
 // window is the bytes in flight of the restores that are broken off.
@@ -118,17 +72,17 @@ func chain(t testing.TB, dir, name string, links int, size int64) string {
 	return below
 }
 
-// fixture is a backup, a state and a local target.
+// fixture is a backup, a local target and a service.
 type fixture struct {
 	t     testing.TB
 	dir   string
 	files []string
-	repo  *backup.Repository
-	b     backup.Backup
-	st    *State
 	out   string
-	tgt   target.Target
+	tgt   target.Target                 // what jobs get, in place of the local target
+	open  func() (target.Target, error) // likewise, anew each time
 	key   ed25519.PrivateKey
+	tab   Store
+	s     *Service
 }
 
 // setup makes a backup of two disks in a folder, moves it, and opens it.
@@ -149,64 +103,116 @@ func setup(t testing.TB, links int, size int64) *fixture {
 	if err := os.Rename(made, moved); err != nil {
 		t.Fatal(err)
 	}
-	f.openBackup()
 	var err error
-	if f.st, err = OpenState(filepath.Join(f.dir, "state")); err != nil {
-		t.Fatal(err)
-	}
 	if f.key, err = SigningKey(filepath.Join(f.dir, "key")); err != nil {
 		t.Fatal(err)
 	}
-	f.tgt, err = local.Open(target.Settings{Name: "there", Values: map[string]string{"dir": f.out}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.start(nil)
 	return f
 }
 
-func (f *fixture) openBackup() {
+// start makes the service, anew when there is one.
+func (f *fixture) start(change func(c *Config)) {
 	f.t.Helper()
-	var err error
-	if f.repo, f.b, err = backup.FromFiles(f.t.Context(), f.files); err != nil {
+	st, err := openStore(f.t.Context(), f.dir)
+	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(func() { f.repo.Close() })
+	f.tab = Tables(st)
+	c := Config{Store: f.tab, Engine: localEngine(st), Resolver: f, Dir: filepath.Join(f.dir, "state"), Key: f.key, Software: "test 1", Tick: 10 * time.Millisecond}
+	if change != nil {
+		change(&c)
+	}
+	if f.s, err = New(c); err != nil {
+		f.t.Fatal(err)
+	}
+	s := f.s
+	f.t.Cleanup(func() {
+		_ = s.Close(context.Background())
+		_ = st.Close()
+	})
 }
 
-func (f *fixture) open(ctx context.Context, i int) (disk.Image, error) {
-	return f.repo.OpenDisk(ctx, f.b, i)
+// Target opens what the fixture says, or the local target.
+func (f *fixture) Target(context.Context, string) (target.Target, error) {
+	if f.open != nil {
+		return f.open()
+	}
+	if f.tgt != nil {
+		return f.tgt, nil
+	}
+	return openLocal(f.out)
 }
 
-func (f *fixture) options() Options {
-	return Options{Key: f.key, Software: "test 1", OpenDisk: f.open}
+func openLocal(dir string) (target.Target, error) {
+	return local.Open(target.Settings{Name: "there", Values: map[string]string{"dir": dir}})
 }
 
-// job plans a restore and begins its job.
-func (f *fixture) job(name string, format *image.Format, path string, change func(r *plan.Request)) *Job {
+func (f *fixture) Source(ctx context.Context, ref SourceRef) (Source, error) {
+	return openFiles(ctx, ref)
+}
+
+// files is a Source of image files.
+type files struct {
+	r *backup.Repository
+	b backup.Backup
+}
+
+func openFiles(ctx context.Context, ref SourceRef) (Source, error) {
+	r, b, err := backup.FromFilesAs(ctx, ref.Files, ref.Format)
+	if err != nil {
+		return nil, err
+	}
+	return &files{r, b}, nil
+}
+
+func (f *files) OpenDisk(ctx context.Context, i int) (disk.Image, error) {
+	return f.r.OpenDisk(ctx, f.b, i)
+}
+
+func (f *files) Check(ctx context.Context, progress func(done, total int64)) error {
+	return f.r.Verify(ctx, f.b, progress)
+}
+
+func (f *files) Close() error { return f.r.Close() }
+
+// request plans a restore.
+func (f *fixture) request(name string, format *image.Format, path string, change func(r *plan.Request)) Request {
 	f.t.Helper()
+	ctx := f.t.Context()
+	src, err := openFiles(ctx, SourceRef{Files: f.files})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer src.Close()
 	var images []disk.Image
-	for i := range f.b.Disks {
-		img, err := f.open(f.t.Context(), i)
+	for i := range f.files {
+		img, err := src.OpenDisk(ctx, i)
 		if err != nil {
 			f.t.Fatal(err)
 		}
 		defer img.Close()
 		images = append(images, img)
 	}
-	sources, err := plan.Measure(f.t.Context(), images)
+	sources, err := plan.Measure(ctx, images)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	var maps []*disk.Map
-	m := &vm.Machine{CPU: vm.CPU{Sockets: 1}, Memory: vm.GiB, Firmware: vm.BIOS}
+	tgt, err := f.Target(ctx, "there")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	b := src.(*files).b
+	req := Request{}
+	m := &vm.Machine{Name: name, CPU: vm.CPU{Sockets: 1}, Memory: vm.GiB, Firmware: vm.BIOS}
 	for i, s := range sources {
-		maps = append(maps, s.Map)
+		req.Maps = append(req.Maps, s.Map)
 		m.Disks = append(m.Disks, vm.Disk{Index: i, Size: s.Info.Size})
 	}
 	r := plan.Request{
-		Backup:  plan.BackupRef{Repository: f.repo.Root().Path(), ID: f.b.ID, VM: f.b.VM},
-		Machine: m, Target: plan.TargetRef{Name: "there", Platform: vm.Local}, Caps: f.tgt.Capabilities(),
-		Sources: sources, Name: name, Format: format, Path: path, Seed: f.b.ID, Now: time.Now(),
+		Backup:  plan.BackupRef{Repository: filepath.Dir(f.files[0]), ID: b.ID, VM: b.VM},
+		Machine: m, Target: plan.TargetRef{Name: "there", Platform: vm.Local}, Caps: tgt.Capabilities(),
+		Sources: sources, Name: name, Format: format, Path: path, Seed: b.ID, Now: time.Now(),
 	}
 	if change != nil {
 		change(&r)
@@ -218,12 +224,45 @@ func (f *fixture) job(name string, format *image.Format, path string, change fun
 	if p.Stopped() {
 		f.t.Fatalf("%+v", p.Findings)
 	}
-	j, err := f.st.Create(name, p, Fingerprint(images), maps)
+	req.Spec = Spec{Plan: p, Source: SourceRef{Files: f.files}, Fingerprint: Fingerprint(images)}
+	req.Key = name
+	return req
+}
+
+func (f *fixture) submit(r Request) *Job {
+	f.t.Helper()
+	j, err := f.s.Submit(f.t.Context(), r)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.t.Cleanup(j.Close)
 	return j
+}
+
+// wait waits for a job and wants it in a status.
+func (f *fixture) wait(id string, want Status) *Job {
+	f.t.Helper()
+	j, err := f.s.Wait(f.t.Context(), id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if j.Status != want {
+		events, _ := f.s.Events(f.t.Context(), id, 0, 0)
+		f.t.Fatalf("status %s, not %s: %s; %v", j.Status, want, j.Error, events)
+	}
+	return j
+}
+
+func (f *fixture) receipt(id string) *Receipt {
+	f.t.Helper()
+	b, err := f.s.Receipt(f.t.Context(), id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	rc, err := ParseReceipt(b, f.key.Public().(ed25519.PublicKey))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return rc
 }
 
 // compare compares a landed disk with the backup's.
@@ -237,16 +276,28 @@ func listing(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	err := filepath.WalkDir(dir, func(p string, e os.DirEntry, err error) error {
+		name := strings.TrimPrefix(p, dir)
 		if err != nil || e.IsDir() {
-			all[p] = "folder"
+			all[name] = "folder"
 			return err
 		}
 		b, err := os.ReadFile(p)
-		all[p] = string(b)
+		all[name] = string(b)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// openStore opens the tables of a fixture's folder.
+func openStore(ctx context.Context, dir string) (*store.Store, error) {
+	return store.Open(ctx, "sqlite:"+filepath.Join(dir, "ascend.db"), store.Options{})
+}
+
+func localEngine(st *store.Store) func(engine.Handlers) (engine.Engine, error) {
+	return func(h engine.Handlers) (engine.Engine, error) {
+		return engine.NewLocal(st, h, engine.LocalOptions{Jobs: 100}), nil
+	}
 }

@@ -56,7 +56,11 @@ type DiskReceipt struct {
 	SHA256  string        `json:"sha256,omitempty"`
 	// Verified says how: "read back" (the landed disk's digest is Digest), or
 	// the platform's own verdict on the bytes, or "" when it has none.
-	Verified string    `json:"verified"`
+	Verified string `json:"verified"`
+	// Unverified says why Verified is empty.
+	Unverified string `json:"unverified,omitempty"`
+	// Empty: the disk holds nothing but zeros.
+	Empty    bool      `json:"empty,omitempty"`
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"`
 }
@@ -105,14 +109,19 @@ func (r *Receipt) SignWith(key ed25519.PrivateKey) error {
 	return nil
 }
 
-// ReadReceipt reads a receipt file and checks its signature against the key it
-// names; trusted, when not nil, is the only key that is believed. Fields that are
-// not known make it invalid: they would not be covered by the signature.
+// ReadReceipt reads a receipt file; see ParseReceipt.
 func ReadReceipt(path string, trusted ed25519.PublicKey) (*Receipt, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read receipt: %w", err)
 	}
+	return ParseReceipt(b, trusted)
+}
+
+// ParseReceipt reads a receipt and checks its signature against the key it
+// names; trusted, when not nil, is the only key that is believed. Fields that are
+// not known make it invalid: they would not be covered by the signature.
+func ParseReceipt(b []byte, trusted ed25519.PublicKey) (*Receipt, error) {
 	var r Receipt
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -158,6 +167,23 @@ func SigningKey(path string) (ed25519.PrivateKey, error) {
 		return nil, fmt.Errorf("cannot read receipt key %s: not an ed25519 key in PKCS#8", path)
 	}
 	return key, nil
+}
+
+// receiptName is the receipt's file in the job's folder.
+const receiptName = "receipt.json"
+
+// writeFile replaces a file so that a crash leaves the old one or the new one.
+func writeFile(path string, b []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }
 
 func makeKey(path string) (ed25519.PrivateKey, error) {

@@ -200,6 +200,18 @@ func (j *Journal) Position() int64 {
 	return j.end
 }
 
+// Tail reads what was recorded from byte from of the file on, whole records when
+// from is the end of one: for a copy that is kept elsewhere.
+func (j *Journal) Tail(from int64) ([]byte, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	b := make([]byte, max(j.end-from, 0))
+	if _, err := j.f.ReadAt(b, from); err != nil {
+		return nil, fmt.Errorf("cannot read journal: %w", err)
+	}
+	return b, nil
+}
+
 // Synced records that the data of all records before pos is on stable storage,
 // and flushes the journal itself.
 func (j *Journal) Synced(pos int64) error {

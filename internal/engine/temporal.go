@@ -1,0 +1,431 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	tlog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"ascend/internal/store"
+)
+
+// TemporalOptions are those of NewTemporal.
+type TemporalOptions struct {
+	Address   string // of the cluster's frontend, "host:7233"
+	Namespace string // empty: "default"
+	// Site is the place whose jobs this process carries out (store.Job.Site):
+	// each has a task queue of its own. Empty: jobs of no site.
+	Site string
+	// Steps bounds how many steps this process runs at once; 0: 8.
+	Steps int
+	// Liveness is after how long without a sign of life a worker counts as
+	// lost, and another takes its steps over; 0: 15 s.
+	Liveness time.Duration
+	Worker   string
+	Log      *slog.Logger
+	Trace    func(point string)
+}
+
+// Temporal is the engine of many processes: they share a database and a
+// Temporal cluster, which decides who carries out what. History holds names of
+// jobs and steps, never their inputs or results.
+type Temporal struct {
+	flow
+	client client.Client
+	worker worker.Worker
+}
+
+var _ Engine = (*Temporal)(nil)
+
+// NewTemporal connects to a cluster and begins to carry out steps. The store
+// must be one that several machines can share.
+func NewTemporal(ctx context.Context, s *store.Store, handlers Handlers, o TemporalOptions) (*Temporal, error) {
+	if s.Kind() == store.SQLite {
+		return nil, fmt.Errorf("cannot use Temporal with %s: several machines cannot share it; use PostgreSQL or MariaDB", s)
+	}
+	if o.Steps <= 0 {
+		o.Steps = 8
+	}
+	t := &Temporal{flow: flow{runner: newRunner(s, handlers, o.Worker, o.Log, o.Trace), liveness: o.Liveness}}
+	if t.liveness == 0 {
+		t.liveness = 15 * time.Second
+	}
+	var err error
+	t.client, err = client.DialContext(ctx, client.Options{HostPort: o.Address, Namespace: o.Namespace, Identity: t.runner.worker, Logger: tlog.NewStructuredLogger(t.log)})
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach Temporal at %s: %w", o.Address, err)
+	}
+	t.worker = worker.New(t.client, queue(o.Site), worker.Options{
+		MaxConcurrentActivityExecutionSize: o.Steps + 2, // those that store a command are short
+		WorkerStopTimeout:                  time.Minute,
+		MaxHeartbeatThrottleInterval:       t.liveness / 4,
+		DefaultHeartbeatThrottleInterval:   t.liveness / 4,
+	})
+	t.register(t.worker)
+	if err := t.worker.Start(); err != nil {
+		t.client.Close()
+		return nil, fmt.Errorf("cannot work for Temporal at %s: %w", o.Address, err)
+	}
+	return t, nil
+}
+
+func queue(site string) string {
+	if site == "" {
+		return "ascend"
+	}
+	return "ascend/" + site
+}
+
+// Signals of the workflow.
+const (
+	signalLook   = "look"   // the job's row changed: look at it again before leaving it
+	signalCancel = "cancel" // likewise, and stop what runs
+)
+
+// signal tells the job's workflow to look at its row, and starts it if it does
+// not run. This is durable when it returns.
+func (t *Temporal) signal(ctx context.Context, job, name string) error {
+	j, err := t.store.Job(ctx, job)
+	if err != nil || j.Status.AtRest() {
+		return err
+	}
+	steps, err := t.store.Steps(ctx, job)
+	if err != nil {
+		return err
+	}
+	in := flowInput{Job: job, Site: j.Site, Steps: sagaOf(j, steps).Steps}
+	_, err = t.client.SignalWithStartWorkflow(ctx, "ascend/"+job, name, nil, client.StartWorkflowOptions{TaskQueue: queue(j.Site)}, flowName, in)
+	if err != nil {
+		return fmt.Errorf("cannot hand job %s to Temporal: %w", job, err)
+	}
+	return nil
+}
+
+// Start implements Engine.
+func (t *Temporal) Start(ctx context.Context, job string) error {
+	return t.signal(ctx, job, signalLook)
+}
+
+// Cancel implements Engine.
+func (t *Temporal) Cancel(ctx context.Context, job string) error {
+	if err := t.store.RequestCancel(ctx, job); err != nil {
+		return err
+	}
+	return t.signal(ctx, job, signalCancel)
+}
+
+// Retry implements Engine.
+func (t *Temporal) Retry(ctx context.Context, job string) error {
+	if err := t.store.RequestRetry(ctx, job); err != nil {
+		return err
+	}
+	return t.Start(ctx, job)
+}
+
+// Undo implements Engine.
+func (t *Temporal) Undo(ctx context.Context, job string) error {
+	if err := t.store.RequestUndo(ctx, job); err != nil {
+		return err
+	}
+	return t.Start(ctx, job)
+}
+
+// Recover implements Engine. The tables being the truth, it is also the way
+// from a lost cluster, or from the local engine: every unfinished job is
+// submitted again under its own identifier, and does not run twice.
+func (t *Temporal) Recover(ctx context.Context) error {
+	ids, err := t.store.UnfinishedJobs(ctx)
+	for _, id := range ids {
+		if err == nil {
+			err = t.Start(ctx, id)
+		}
+	}
+	return err
+}
+
+// Wait implements Engine.
+func (t *Temporal) Wait(ctx context.Context, job string) error { return waitRest(ctx, t.store, job) }
+
+func waitRest(ctx context.Context, s *store.Store, job string) error {
+	for {
+		j, err := s.Job(ctx, job)
+		if err != nil || j.Status.AtRest() {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(watchEvery / 4):
+		}
+	}
+}
+
+// Close implements Engine. Other workers go on with what ran here.
+func (t *Temporal) Close(ctx context.Context) error {
+	rest := make(chan struct{})
+	go func() {
+		t.worker.Stop()
+		t.client.Close()
+		close(rest)
+	}()
+	select {
+	case <-rest:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("cannot wait for the running steps: %w", ctx.Err())
+	}
+}
+
+// flow is the workflow and its activities.
+type flow struct {
+	runner
+	liveness time.Duration
+}
+
+// Names under which Temporal knows the workflow and its activities. Running
+// workflows refer to them: they never change.
+const (
+	flowName    = "ascend.job"
+	takeName    = "ascend.take"
+	commandName = "ascend.command"
+	stepName    = "ascend.step"
+)
+
+// registry is what both a worker and the test environment are.
+type registry interface {
+	RegisterWorkflowWithOptions(w any, o workflow.RegisterOptions)
+	RegisterActivityWithOptions(a any, o activity.RegisterOptions)
+}
+
+func (f *flow) register(r registry) {
+	r.RegisterWorkflowWithOptions(f.workflow, workflow.RegisterOptions{Name: flowName})
+	r.RegisterActivityWithOptions(f.takeActivity, activity.RegisterOptions{Name: takeName})
+	r.RegisterActivityWithOptions(f.commandActivity, activity.RegisterOptions{Name: commandName})
+	r.RegisterActivityWithOptions(f.stepActivity, activity.RegisterOptions{Name: stepName})
+}
+
+// flowInput is the workflow's input: the step list that was stored with the job.
+type flowInput struct {
+	Job, Site string
+	Steps     []sagaStep
+}
+
+// taken is a job taken over.
+type taken struct {
+	AtRest    bool
+	Drive     int64
+	Cancelled bool
+	Saga      saga
+}
+
+// driverVersion is raised whenever the saga decides otherwise than before; the
+// workflow then keeps the earlier behaviour for workflows that began with it.
+const driverVersion = 1
+
+func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
+	workflow.GetVersion(ctx, "driver", workflow.DefaultVersion, driverVersion)
+	// Jobs are cancelled by their flag in the table, which is the truth, not by
+	// a cancellation of the workflow: undo would not run.
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	p := &flowPort{job: in.Job, f: f, ctx: ctx}
+	looks, cancels := workflow.GetSignalChannel(ctx, signalLook), workflow.GetSignalChannel(ctx, signalCancel)
+	news := false
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		sel := workflow.NewSelector(ctx)
+		sel.AddReceive(looks, func(c workflow.ReceiveChannel, _ bool) {
+			c.Receive(ctx, nil)
+			news = true
+		})
+		sel.AddReceive(cancels, func(c workflow.ReceiveChannel, _ bool) {
+			c.Receive(ctx, nil)
+			news = true
+			p.cancelled = true
+			if p.cancel != nil {
+				p.cancel()
+			}
+		})
+		for {
+			sel.Select(ctx)
+		}
+	})
+	for {
+		news = false
+		var t taken
+		if err := workflow.ExecuteActivity(shortActivity(ctx), takeName, in.Job).Get(ctx, &t); err != nil {
+			return err
+		}
+		if t.AtRest {
+			if news {
+				continue
+			}
+			return nil
+		}
+		var doCtx workflow.Context
+		doCtx, p.cancel = workflow.WithCancel(ctx)
+		p.doCtx, p.drive, p.cancelled = doCtx, t.Drive, t.Cancelled
+		if t.Cancelled {
+			p.cancel()
+		}
+		v := t.Saga.drive(p)
+		if p.err != nil {
+			return p.err
+		}
+		if v == fenced {
+			return nil // another engine has the job
+		}
+	}
+}
+
+// shortActivity is for those that only store: tried until the database answers.
+func shortActivity(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: 5 * time.Minute,
+		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second},
+	})
+}
+
+// flowPort carries a saga's commands out by activities.
+type flowPort struct {
+	f          *flow
+	job        string
+	drive      int64
+	ctx, doCtx workflow.Context
+	cancel     workflow.CancelFunc
+	cancelled  bool
+	started    int64 // activities started in all
+	err        error
+}
+
+func (p *flowPort) Do(c command) []result {
+	switch c.Op {
+	case opRun:
+		return p.run(c.Steps)
+	case opUndo:
+		return []result{p.get(p.start(p.ctx, c.Steps[0], true), p.ctx, c.Steps[0])}
+	}
+	var r result
+	if err := workflow.ExecuteActivity(shortActivity(p.ctx), commandName, p.job, p.drive, c).Get(p.ctx, &r); err != nil {
+		p.err = err
+		r.Verdict = stopped
+	}
+	return []result{r}
+}
+
+func (p *flowPort) start(ctx workflow.Context, step string, undo bool) workflow.Future {
+	p.started++
+	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: 60 * 24 * time.Hour, // a restore may take long; life is told by heartbeats
+		HeartbeatTimeout:    p.f.liveness,
+		WaitForCancellation: true,
+		// Attempts are counted in the table, across crashes and workers.
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1},
+	}), stepName, call{Job: p.job, Step: step, Undo: undo, Drive: p.drive, Epoch: p.started})
+}
+
+func (p *flowPort) get(f workflow.Future, ctx workflow.Context, step string) result {
+	r := result{Step: step}
+	err := f.Get(ctx, &r)
+	switch {
+	case err == nil:
+	case temporal.IsCanceledError(err) && p.cancelled:
+		r = result{Step: step, Verdict: cancelled, Begun: true}
+	case temporal.IsCanceledError(err):
+		r = result{Step: step, Verdict: stopped, Begun: true}
+	default:
+		p.err = err
+		r = result{Step: step, Verdict: stopped, Begun: true}
+	}
+	return r
+}
+
+// run does steps in parallel. When one fails, the others are stopped and awaited.
+func (p *flowPort) run(names []string) []result {
+	ctx, cancel := workflow.WithCancel(p.doCtx)
+	defer cancel()
+	rs := make([]result, len(names))
+	sel := workflow.NewSelector(p.ctx)
+	for i, n := range names {
+		sel.AddFuture(p.start(ctx, n, false), func(f workflow.Future) {
+			// Get on a context of its own: it must await a stopped step.
+			rs[i] = p.get(f, p.ctx, n)
+			if rs[i].Verdict != done {
+				cancel()
+			}
+		})
+	}
+	for range names {
+		sel.Select(p.ctx)
+	}
+	return rs
+}
+
+func (f *flow) takeActivity(ctx context.Context, job string) (t taken, err error) {
+	j, err := f.store.Job(ctx, job)
+	if errors.Is(err, store.ErrNotFound) {
+		return taken{AtRest: true}, nil
+	}
+	if err != nil || j.Status.AtRest() {
+		return taken{AtRest: err == nil}, err
+	}
+	if j, err = f.store.TakeDrive(ctx, job, store.NewID()); err != nil {
+		return t, err
+	}
+	steps, err := f.store.Steps(ctx, job)
+	return taken{Drive: j.Drive, Cancelled: j.CancelRequested, Saga: sagaOf(j, steps)}, err
+}
+
+func (f *flow) commandActivity(ctx context.Context, job string, drive int64, c command) (result, error) {
+	v, err := f.command(ctx, job, drive, c)
+	return result{Verdict: v}, err
+}
+
+// stepActivity runs one attempt of a step. Temporal calls it again, here or
+// elsewhere, when it returns an error or gives no sign of life.
+func (f *flow) stepActivity(ctx context.Context, c call) (result, error) {
+	c.Epoch = epoch(c.Drive, c.Epoch, activity.GetInfo(ctx).Attempt)
+	actx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		beat := time.NewTicker(f.liveness / 4)
+		defer beat.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-actx.Done():
+				return
+			case <-activity.GetWorkerStopChannel(ctx):
+				cancel(errClosing)
+			case <-ctx.Done():
+				// The flag tells a cancelled job from a stage that failed.
+				if j, err := f.store.Job(actx, c.Job); err == nil && j.CancelRequested && !c.Undo {
+					cancel(ErrCancelled)
+				} else {
+					cancel(errSibling)
+				}
+			case <-beat.C:
+				activity.RecordHeartbeat(ctx)
+			}
+		}
+	}()
+	a, err := f.attempt(actx, c)
+	switch {
+	case err != nil:
+		return a.result, err
+	case a.Verdict == again:
+		return a.result, temporal.NewApplicationErrorWithOptions(a.Error, "again", temporal.ApplicationErrorOptions{NextRetryDelay: a.After})
+	case a.Verdict == stopped && errors.Is(context.Cause(actx), errClosing):
+		return a.result, temporal.NewApplicationErrorWithOptions("the worker shuts down", "closing", temporal.ApplicationErrorOptions{NextRetryDelay: 10 * time.Millisecond})
+	}
+	return a.result, nil
+}

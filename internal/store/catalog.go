@@ -156,7 +156,7 @@ func (s *Store) Backups(ctx context.Context, f BackupFilter, p Page) (Listing[Ba
 	var rows []Backup
 	err := s.read(ctx, "list backups", func(ctx context.Context) error {
 		rows = nil
-		q, err := p.apply(s.db.NewSelect().Model(&rows).ExcludeColumn("detail"), "seq")
+		q, err := p.apply(s.db.NewSelect().Model((*Backup)(nil)).Column("seq"), "seq")
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,8 @@ func (s *Store) Backups(ctx context.Context, f BackupFilter, p Page) (Listing[Ba
 			like := contains(f.Text)
 			q = q.Where("(LOWER(vm_name) LIKE ? ESCAPE '!' OR LOWER(external_id) LIKE ? ESCAPE '!')", like, like)
 		}
-		return between(q, "taken_at", f.Since, f.Until).Scan(ctx)
+		q = between(q, "taken_at", f.Since, f.Until)
+		return p.rows(s.db.NewSelect().Model(&rows).ExcludeColumn("detail"), q, "seq").Scan(ctx)
 	})
 	if err != nil {
 		return Listing[Backup]{}, err

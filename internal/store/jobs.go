@@ -213,11 +213,11 @@ func (s *Store) Jobs(ctx context.Context, f JobFilter, p Page) (Listing[Job], er
 	var rows []Job
 	err := s.read(ctx, "list jobs", func(ctx context.Context) error {
 		rows = nil
-		q, err := p.apply(s.db.NewSelect().Model(&rows).ExcludeColumn("spec"), "seq")
+		q, err := p.apply(s.db.NewSelect().Model((*Job)(nil)).Column("seq"), "seq")
 		if err != nil {
 			return err
 		}
-		return f.where(q).Scan(ctx)
+		return p.rows(s.db.NewSelect().Model(&rows).ExcludeColumn("spec"), f.where(q), "seq").Scan(ctx)
 	})
 	if err != nil {
 		return Listing[Job]{}, err

@@ -64,6 +64,17 @@ func (p Page) apply(q *bun.SelectQuery, column string) (*bun.SelectQuery, error)
 	return q.Limit(p.limit() + 1), nil
 }
 
+// rows reads the rows of a page whose sequence numbers a query gives. Choosing
+// and sorting bare numbers first is several times faster than sorting rows.
+func (p Page) rows(q, page *bun.SelectQuery, column string) *bun.SelectQuery {
+	order := "DESC"
+	if p.Ascending {
+		order = "ASC"
+	}
+	// MySQL takes no LIMIT directly within IN.
+	return q.Where("? IN (SELECT page.? FROM (?) AS page)", bun.Ident(column), bun.Ident(column), page).OrderExpr("? "+order, bun.Ident(column))
+}
+
 func listing[T any](p Page, rows []T, seq func(*T) int64) Listing[T] {
 	l := Listing[T]{Items: rows}
 	if len(rows) > p.limit() {

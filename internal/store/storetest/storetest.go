@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -106,6 +107,8 @@ type server struct {
 	cmd *exec.Cmd
 	log *os.File
 	n   int
+
+	ended chan struct{} // closed when cmd has ended
 }
 
 var servers = map[store.Kind]*server{}
@@ -193,17 +196,30 @@ func (s *server) make() error {
 	return err
 }
 
-// start starts the server; a pipe that ends with this process ends it too.
+// start starts the server. The kernel kills it when the thread that started it
+// ends, and so when this process does, however it ends.
 func (s *server) start() error {
 	cmd, err := s.command(s.run(s.dir))
 	if err != nil {
 		return err
 	}
 	cmd.Stdout, cmd.Stderr = s.log, s.log
-	if err := cmd.Start(); err != nil {
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // for as long as the server runs
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // killed, as a rule
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
-	s.cmd = cmd
+	s.cmd, s.ended = cmd, ended
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
@@ -211,7 +227,13 @@ func (s *server) start() error {
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil || syscall.Kill(cmd.Process.Pid, 0) != nil {
+		stop := ctx.Err() != nil
+		select {
+		case <-ended:
+			stop = true
+		default:
+		}
+		if stop {
 			text, _ := os.ReadFile(s.log.Name())
 			return fmt.Errorf("the server does not answer: %w: %s", err, text)
 		}
@@ -235,7 +257,7 @@ func (s *server) kill() {
 		return
 	}
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
-	_ = s.cmd.Wait()
+	<-s.ended
 	s.cmd = nil
 	// PostgreSQL's children see the end of their parent and go by themselves;
 	// its own lock file tells when the last has gone.

@@ -42,7 +42,7 @@ CREATE TABLE backups (
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 CREATE INDEX backups_find ON backups (source_platform, seq);
 CREATE INDEX backups_vm ON backups (vm_name, seq);
-CREATE INDEX backups_taken ON backups (taken_at);
+CREATE INDEX backups_taken ON backups (taken_at, seq);
 
 CREATE TABLE backup_jobs (
   id VARCHAR(64) NOT NULL PRIMARY KEY,
@@ -128,7 +128,7 @@ CREATE TABLE restore_jobs (
   FOREIGN KEY (plan_id) REFERENCES plans (id)
 ) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 CREATE INDEX restore_jobs_status ON restore_jobs (status, seq);
-CREATE INDEX restore_jobs_created ON restore_jobs (created_at);
+CREATE INDEX restore_jobs_created ON restore_jobs (created_at, seq);
 CREATE INDEX restore_jobs_target ON restore_jobs (target_platform, seq);
 CREATE INDEX restore_jobs_source ON restore_jobs (source_platform, seq);
 CREATE INDEX restore_jobs_vm ON restore_jobs (vm_name, seq);

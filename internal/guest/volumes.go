@@ -13,6 +13,7 @@ import (
 	"ascend/internal/guest/ext"
 	"ascend/internal/guest/fat"
 	"ascend/internal/guest/lvm"
+	"ascend/internal/guest/ntfs"
 	"ascend/internal/guest/part"
 	"ascend/internal/guest/vfs"
 )
@@ -110,11 +111,10 @@ func (in *inspector) volume(v Volume, r io.ReaderAt) {
 		}
 	case "bitlocker":
 		in.gap("bitlocker", v.ID, "BitLocker: cannot be looked into")
-	case "btrfs", "mdraid", "zfs", "xfs", "ntfs":
-		v.driver, err = openMore(v.Content, r, v.Size)
-		if v.driver == nil && err == nil {
-			in.gap(v.Content, v.ID, "%s is not read here; the appliance is needed", v.Content)
-		}
+	case "ntfs":
+		v.driver, err = driver(ntfs.Open(r, v.Size))
+	case "btrfs", "mdraid", "zfs", "xfs":
+		in.gap(v.Content, v.ID, "%s is not read here; the appliance is needed", v.Content)
 	case "unknown":
 		if v.part == part.LDM {
 			v.Content = "ldm"

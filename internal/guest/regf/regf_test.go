@@ -2,6 +2,7 @@ package regf
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"os"
 	"os/exec"
@@ -23,54 +24,13 @@ func tool(t testing.TB, argv ...string) string {
 	return string(out)
 }
 
-// minimal is a hive of a root key with a security descriptor.
-func minimal() []byte {
-	b := make([]byte, 2*base)
-	copy(b, "regf")
-	le.PutUint32(b[4:], 1)
-	le.PutUint32(b[8:], 1)
-	le.PutUint32(b[20:], 1)
-	le.PutUint32(b[24:], 5)
-	le.PutUint32(b[32:], 1)
-	le.PutUint32(b[36:], 32)
-	le.PutUint32(b[40:], 4096)
-	le.PutUint32(b[44:], 1)
-	le.PutUint32(b[508:], sum(b))
-	p := b[base:]
-	copy(p, "hbin")
-	le.PutUint32(p[8:], 4096)
-	cell := func(at, n int) []byte {
-		le.PutUint32(p[at:], uint32(-n))
-		return p[at+4:]
-	}
-	k := cell(32, 88)
-	copy(k, "nk")
-	le.PutUint16(k[2:], 0x2c)
-	le.PutUint32(k[16:], none)
-	for _, at := range []int{28, 32, 40, 48} {
-		le.PutUint32(k[at:], none)
-	}
-	le.PutUint32(k[44:], 120)
-	le.PutUint16(k[72:], 4)
-	copy(k[76:], "ROOT")
-	s := cell(120, 48)
-	copy(s, "sk")
-	le.PutUint32(s[4:], 120)
-	le.PutUint32(s[8:], 120)
-	le.PutUint32(s[12:], 1)
-	le.PutUint32(s[16:], 20)
-	s[20], s[22], s[23] = 1, 4, 0x80
-	le.PutUint32(p[168:], 4096-168)
-	return b
-}
-
 // made is a hive that hivexregedit filled: many keys, values of every size.
 func made(t testing.TB) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	p := filepath.Join(dir, "SYSTEM")
 	reg := "Windows Registry Editor Version 5.00\n"
-	b := minimal()
+	b := New()
 	var err error
 	if err := os.WriteFile(p, b, 0o600); err != nil {
 		t.Fatal(err)
@@ -150,14 +110,17 @@ func TestEdit(t *testing.T) {
 	if len(gone) != 1 || !strings.Contains(gone[0], `value="3"`) {
 		t.Errorf("hivexml lost %q", gone)
 	}
-	want := []string{`viostor`, `ImagePath`, `Names`, `Blob`}
-	for _, w := range want {
-		if !strings.Contains(strings.Join(came, "\n"), w) {
-			t.Errorf("hivexml does not show %s in %q", w, came)
-		}
+	want := []string{
+		`<value type="int32" key="Start" value="0">`, // disk
+		`<node name="viostor">`,
+		`<value type="int32" key="Start" value="0">`,
+		`<value type="expand" key="ImagePath" value="system32\drivers\viostor.sys">`,
+		`<value type="string-list" key="Names">`, `<string>é</string>`, `<string>b</string>`, `<string>`, `</string>`, // the list's end
+		`<value type="binary" encoding="base64" key="Blob" value="` + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 40)) + `">`,
+		`</value>`, `</value>`, `</value>`, `</value>`, `</node>`,
 	}
-	if n := len(came); n > 14 {
-		t.Errorf("hivexml shows %d new lines: %q", n, came)
+	if !slices.Equal(came, want) {
+		t.Errorf("hivexml shows new lines %q, not %q", came, want)
 	}
 	// And it reads back here, and again after many more keys.
 	if h, err = Open(out); err != nil {

@@ -33,16 +33,16 @@ const (
 
 // FS is an opened file system.
 type FS struct {
-	r                   io.ReaderAt
-	size                int64
-	bs                  int64
-	blocks              uint64
-	inodes, ipg, bpg    uint32
-	isize, dsize        int64
-	first, metaFirst    uint32
-	incompat            uint32
-	super               vfs.Super
-	foldsCase, descIs64 bool
+	r                io.ReaderAt
+	size             int64
+	bs               int64
+	blocks           uint64
+	inodes, ipg, bpg uint32
+	isize, dsize     int64
+	first, metaFirst uint32
+	incompat         uint32
+	super            vfs.Super
+	descIs64         bool
 }
 
 // Open opens the file system on r, which is size bytes long.

@@ -17,9 +17,11 @@ require (
 	github.com/lmittmann/tint v1.1.2
 	github.com/nicholas-fedor/shoutrrr v0.10.0
 	github.com/oklog/ulid/v2 v2.1.1
+	github.com/pierrec/lz4/v4 v4.1.33
 	github.com/pressly/goose/v3 v3.26.0
 	github.com/prometheus/client_golang v1.23.2
 	github.com/spf13/cobra v1.10.2
+	github.com/ulikunitz/xz v0.5.17
 	github.com/uptrace/bun v1.2.15
 	github.com/uptrace/bun/dialect/mysqldialect v1.2.15
 	github.com/uptrace/bun/dialect/pgdialect v1.2.15

@@ -17,14 +17,29 @@ import (
 func (a *app) inspectCommand() *cobra.Command {
 	var o open.Options
 	var root string
-	var withDigest, showMap bool
+	var withDigest, showMap, withGuest bool
+	var g guestFlags
 	c := &cobra.Command{
-		Use:   "inspect IMAGE",
-		Short: "say what an image file is: format, sizes, chain",
+		Use:   "inspect IMAGE | inspect BACKUP|IMAGE... --guest",
+		Short: "say what an image file is, or with --guest what system is on the disks",
 		Long: `Say what an image file is: format, size, allocated bytes, the files of its chain.
+With --guest all disks of a backup (or the image files named) are looked into
+together: which disk boots, the file systems, the operating system, its kernels
+and drivers, its network, and with --for what a platform would need changed.
 Nothing is written and nothing outside the image's folder (or --root) is read.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  ascend inspect disk.qcow2 --map
+  ascend inspect disk0.qcow2 disk1.qcow2 --guest
+  ascend inspect web01 --repo /backups --guest --for vmware`,
+		Args: func(c *cobra.Command, args []string) error {
+			if withGuest {
+				return cobra.MinimumNArgs(1)(c, args)
+			}
+			return cobra.ExactArgs(1)(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if withGuest {
+				return a.inspectGuest(c, g, o.Format, args)
+			}
 			img, err := convert.OpenSource(args[0], root, o)
 			if err != nil {
 				return err
@@ -98,6 +113,10 @@ Nothing is written and nothing outside the image's folder (or --root) is read.`,
 	f.StringVar(&root, "root", "", "`folder` that references may not leave (default: the image's own)")
 	f.BoolVar(&withDigest, "digest", false, "read the whole disk and print its digest")
 	f.BoolVar(&showMap, "map", false, "list the extents")
+	f.BoolVar(&withGuest, "guest", false, "look at the operating system on the disks")
+	f.StringVar(&g.repo, "repo", "", "with --guest: the repository's `folder`; without it, name image files")
+	f.StringVar(&g.platform, "for", "", "with --guest: also decide what this `platform` needs changed")
+	f.StringVar(&g.firmware, "firmware", "", "with --guest: what the machine starts with, bios or uefi (default: what the backup or the disks say)")
 	complete(c, "source-format", open.Formats()...)
 	return c
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -189,7 +190,7 @@ func printEstimate(w io.Writer, e plan.Estimate) {
 	if c.Region != "" {
 		where = " in " + c.Region
 	}
-	fmt.Fprintf(w, "\ncost in %s%s, at prices of %s\n", c.Currency, where, orNone(c.Date))
+	fmt.Fprintf(w, "\ncost in %s%s, at prices of %s\n", c.Currency, where, cmp.Or(c.Date, "an unknown date"))
 	rows := [][]string{}
 	for _, l := range c.Once {
 		rows = append(rows, []string{"  " + l.What, l.Amount, "once"})
@@ -203,13 +204,6 @@ func printEstimate(w io.Writer, e plan.Estimate) {
 	}
 	table(w, rows)
 	fmt.Fprintf(w, "  left out: %s\n", strings.Join(c.LeftOut, "; "))
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "an unknown date"
-	}
-	return s
 }
 
 func printComparison(w io.Writer, p *plan.Plan) {

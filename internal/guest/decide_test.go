@@ -1,0 +1,127 @@
+package guest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"ascend/internal/guest/part"
+	"ascend/internal/guest/vfs"
+	"ascend/internal/vm"
+)
+
+func lin(drivers map[string]Where, edit func(*Inspection)) *Inspection {
+	in := &Inspection{
+		BootDisk: 0, Firmware: vm.BIOS, BIOSBoots: true,
+		Disks:   []DiskLayout{{Table: part.Table{Scheme: "gpt"}}},
+		Volumes: []Volume{{ID: "r", MountedAt: []string{"/"}}},
+		Roots: []Root{{Volume: "r", OS: vm.GuestOS{Family: vm.Linux, Arch: vm.AMD64}, Linux: &Linux{
+			Init: "systemd", InitramfsTool: "dracut", Kernels: []Kernel{{Version: "6.1", Initrd: []string{"/i"}, Drivers: drivers, Default: true}},
+		}}},
+	}
+	if edit != nil {
+		edit(in)
+	}
+	return in
+}
+
+func win(major, minor int, services map[string]Service, edit func(*Inspection)) *Inspection {
+	in := &Inspection{
+		BootDisk: 0, Firmware: vm.BIOS, BIOSBoots: true, Disks: []DiskLayout{{Table: part.Table{Scheme: "mbr"}}},
+		Roots: []Root{{Volume: "w", Windows: &Windows{Major: major, Minor: minor, Services: services, ControlSet: "ControlSet001"}}},
+	}
+	if edit != nil {
+		edit(in)
+	}
+	return in
+}
+
+func drivers(w Where, ms ...string) map[string]Where {
+	d := map[string]Where{}
+	for _, m := range ms {
+		d[m] = w
+	}
+	return d
+}
+
+func TestDecide(t *testing.T) {
+	ide := drivers(InInitrd, "ata_piix", "sd_mod")
+	all := drivers(OnDisk, matrixModules()...)
+	inbox := map[string]Service{"lsi_sas": {Start: 3, File: true}, "stornvme": {Start: 3, Override: map[string]int{"0": 3}, File: true}, "storvsc": {Start: 3, File: true}, "vmbus": {Start: 3, File: true}, "storahci": {Start: 0, File: true}}
+	for _, c := range []struct {
+		name    string
+		in      *Inspection
+		to      vm.Platform
+		bus     vm.Bus
+		o       Choices
+		verdict Verdict
+		want    string // controller, kinds of changes and codes of findings, each once
+	}{
+		{"pvscsi on disk only", lin(all, nil), vm.VMware, "", Choices{}, BootsAdapted, "nvme initramfs-append initramfs-persist first-boot hardware-controller"},
+		{"pvscsi insisted on", lin(all, nil), vm.VMware, vm.BusPVSCSI, Choices{}, BootsAdapted, "pvscsi initramfs-append initramfs-persist first-boot"},
+		{"kvm", lin(all, nil), vm.CloudStack, "", Choices{}, BootsAdapted, "virtio-blk initramfs-append initramfs-persist first-boot"},
+		{"ahv", lin(all, nil), vm.Nutanix, "", Choices{}, BootsAdapted, "sata initramfs-append initramfs-persist first-boot hardware-controller"},
+		{"hyper-v gen1 is no IDE to Linux", lin(ide, nil), vm.HyperV, vm.BusIDE, Choices{}, BootsNot, "ide guest-driver-missing guest-nic-driver"},
+		{"hyper-v", lin(all, nil), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi initramfs-append initramfs-persist first-boot"},
+		{"aws, nvme built in", lin(drivers(Builtin, "nvme", "ena"), nil), vm.AWS, "", Choices{}, Boots, "nvme"},
+		{"aws without ena", lin(drivers(Builtin, "nvme"), nil), vm.AWS, "", Choices{}, Boots, "nvme guest-nic-driver"},
+		{"azure", lin(drivers(Builtin, "hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc"), nil), vm.Azure, "", Choices{}, Boots, "vmbus-scsi"},
+		{"no driver at all", lin(nil, nil), vm.AWS, "", Choices{}, BootsNot, "nvme guest-driver-missing guest-nic-driver"},
+		{"no initramfs tool", lin(all, func(i *Inspection) { i.Roots[0].Linux.InitramfsTool = "" }), vm.AWS, "", Choices{}, BootsAdapted, "nvme initramfs-append guest-no-initramfs-tool"},
+		{"no initramfs", lin(all, func(i *Inspection) { i.Roots[0].Linux.Kernels[0].Initrd = nil }), vm.AWS, "", Choices{}, BootsNot, "nvme guest-no-initramfs"},
+		{"unified image", lin(all, func(i *Inspection) { i.Roots[0].Linux.Kernels[0].UKI = true }), vm.AWS, "", Choices{}, CannotTell, "nvme initramfs-rebuild guest-uki"},
+		{"no fallback path", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
+			i.Firmware, i.UEFIBoots, i.ESP = vm.UEFI, true, &ESP{Loaders: []string{"/EFI/debian/shimx64.efi"}}
+		}), vm.AWS, "", Choices{}, Boots, "nvme efi-fallback"},
+		{"names of devices", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
+			i.Roots[0].Linux.DeviceNames = []Device{{File: "/etc/fstab", Name: "/dev/sda1", UUID: "u"}, {File: "/etc/fstab", Name: "/dev/sdz1"}}
+		}), vm.AWS, "", Choices{}, Boots, "nvme device-name-to-uuid guest-device-name"},
+		{"static address in the cloud", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
+			i.Roots[0].Interfaces = []Interface{{Name: "eth0", Addresses: []string{"192.0.2.1/24"}}}
+		}), vm.AWS, "", Choices{}, Boots, "nvme nic-dhcp"},
+		{"static address kept", lin(drivers(Builtin, "nvme", "vmxnet3"), func(i *Inspection) {
+			i.Roots[0].Interfaces = []Interface{{Name: "eth0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.1/24"}}, {Name: "eth1", Addresses: []string{"192.0.2.2/24"}}}
+		}), vm.VMware, vm.BusNVMe, Choices{}, Boots, "nvme nic-pin guest-static-address"},
+		{"encrypted root", lin(all, func(i *Inspection) { i.Roots[0].Linux.EncryptedRoot = true }), vm.AWS, "", Choices{}, BootsAdapted, "nvme initramfs-append initramfs-persist first-boot guest-encrypted"},
+		{"full file system", lin(all, func(i *Inspection) { i.Volumes[0].Super = super(1<<20, 5) }), vm.AWS, "", Choices{}, BootsAdapted, "nvme initramfs-append initramfs-persist first-boot guest-no-space guest-no-inodes"},
+		{"agents and cloud-init", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
+			i.Roots[0].Agents = []Agent{{Name: "open-vm-tools", Platform: vm.VMware}, {Name: "amazon-ssm-agent", Platform: vm.AWS}}
+			i.Roots[0].Linux.CloudInit = []string{"VMware"}
+		}), vm.AWS, "", Choices{}, Boots, "nvme agent-disable cloud-init-datasource"},
+		{"32-bit on azure", lin(drivers(Builtin, "nvme"), func(i *Inspection) { i.Roots[0].OS.Arch = vm.I386 }), vm.Azure, vm.BusNVMe, Choices{}, Boots, "nvme guest-nic-driver guest-32-bit"},
+		{"two systems", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) { i.Roots = append(i.Roots, i.Roots[0]) }), vm.AWS, "", Choices{}, Boots, "nvme guest-several-systems"},
+		{"no system", &Inspection{BootDisk: -1}, vm.VMware, "", Choices{}, CannotTell, "pvscsi guest-no-boot-loader guest-unknown-os"},
+		{"locked", &Inspection{BootDisk: -1, Gaps: []Gap{{Code: "luks"}, {Code: "bitlocker"}}}, vm.VMware, "", Choices{}, CannotTell, "pvscsi guest-no-boot-loader guest-encrypted guest-bitlocker guest-unknown-os"},
+		{"firmware", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) { i.Firmware = vm.UEFI }), vm.AWS, "", Choices{}, Boots, "nvme guest-firmware"},
+		{"windows 2008 R2 on VMware", win(6, 1, map[string]Service{"lsi_sas": {Start: 3, File: true}}, nil), vm.VMware, "", Choices{}, BootsAdapted, "lsilogic-sas service-boot-start guest-nic-driver hardware-controller"},
+		{"windows 2012 R2 on AWS", win(6, 3, inbox, nil), vm.AWS, "", Choices{}, BootsAdapted, "nvme service-boot-start guest-nic-driver"},
+		{"windows 2022 on Hyper-V", win(10, 0, inbox, nil), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start"},
+		{"windows 2022 on VMware boots by AHCI", win(10, 0, inbox, nil), vm.VMware, "", Choices{}, Boots, "sata guest-nic-driver hardware-controller"},
+		{"windows on virtio without a pack", win(10, 0, inbox, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{}, BootsNot, "virtio-blk guest-driver-missing guest-nic-driver"},
+		{"windows on virtio with a pack", win(10, 0, inbox, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{DriverPack: []string{"viostor", "NetKVM"}}, BootsAdapted, "virtio-blk driver-install first-boot"},
+		{"hibernated", win(10, 0, inbox, func(i *Inspection) { i.Roots[0].Windows.Hibernated = true }), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-hibernated"},
+		{"windows on GPT by BIOS", win(10, 0, inbox, func(i *Inspection) { i.Disks[0].Scheme = "gpt" }), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-windows-gpt-bios"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := Decide(c.in, Target{Platform: c.to, Controller: c.bus}, c.o)
+			got := []string{string(a.Controller)}
+			for _, x := range a.Changes {
+				got = append(got, string(x.Kind))
+			}
+			for _, f := range a.Findings {
+				got = append(got, f.Code)
+			}
+			slices.Sort(got)
+			got = slices.Compact(got)
+			want := strings.Fields(c.want)
+			slices.Sort(want)
+			if !slices.Equal(got, want) || a.Boot.Verdict != c.verdict {
+				t.Errorf("%s (%s): %v\nwant %s: %v", a.Boot.Verdict, a.Boot.Reason, got, c.verdict, want)
+			}
+		})
+	}
+}
+
+func super(free, inodes int64) *vfs.Super {
+	return &vfs.Super{Type: "ext4", Free: free, FreeInodes: inodes}
+}

@@ -13,10 +13,13 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: bin/ascend ## build bin/ascend
+build: bin/ascend bin/ascend-agent ## build bin/ascend and the agent of its appliance
 
 bin/ascend: FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ascend
+
+bin/ascend-agent: FORCE
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/ascend-agent
 
 FORCE:
 

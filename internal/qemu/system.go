@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Accelerator is how the guest's processor is run.
@@ -25,22 +23,18 @@ const (
 	TCG  Accelerator = "tcg" // emulation: works everywhere, about twenty times slower
 )
 
-// Pick resolves Auto. KVM that is asked for and not there is an error.
+// Pick resolves Auto: ASCEND_ACCEL (kvm, tcg) decides, else whether KVM runs a
+// guest. KVM that is asked for and does not is an error.
 func (a Accelerator) Pick() (Accelerator, error) {
+	if env := Accelerator(os.Getenv("ASCEND_ACCEL")); a == Auto && env != "" {
+		a = env
+	}
 	if a == TCG {
 		return TCG, nil
 	}
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	err := probeKVM()
 	if err == nil {
-		// A machine may have the device and not the power behind it: ask for one
-		// (KVM_CREATE_VM, linux/kvm.h).
-		fd, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xAE01, 0)
-		f.Close()
-		if errno == 0 {
-			unix.Close(int(fd))
-			return KVM, nil
-		}
-		err = errno
+		return KVM, nil
 	}
 	if a == KVM {
 		return "", fmt.Errorf("cannot use KVM: %w", err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -83,10 +84,15 @@ type Listener struct {
 	wg      sync.WaitGroup
 	cancel  context.CancelFunc
 
+	served atomic.Int64
+
 	mu    sync.Mutex
 	conns map[net.Conn]bool
 	err   error
 }
+
+// Served counts requests answered so far: a sign of life of whoever reads.
+func (s *Listener) Served() int64 { return s.served.Load() }
 
 // Serve listens at dir/name. The protocol's document is named at the package;
 // it is newstyle negotiation, simple and structured replies, base:allocation.
@@ -384,6 +390,7 @@ func (q *request) read(r io.Reader) error {
 
 // handle carries a request out; the error is one of the connection.
 func (p *peer) handle(ctx context.Context, q *request) error {
+	p.s.served.Add(1)
 	size := uint64(p.d.Size())
 	if q.Cmd != cmdFlush && (q.Off > size || uint64(q.Len) > size-q.Off) {
 		if q.Cmd == cmdWrite || q.Cmd == cmdWriteZeroes {

@@ -30,8 +30,8 @@ type Options struct {
 	Disks  []disk.Disk
 	Memory int64            // bytes; 0: 512 MiB
 	Accel  qemu.Accelerator // Auto by default
-	// Inactivity ends an appliance that gives no sign of life (no event, no
-	// console output, no request to a disk) for so long; 0: 3 minutes.
+	// Inactivity ends an appliance that, with calls to do, gives no sign of life (no
+	// event, no console output, no request to a disk) for so long; 0: 3 minutes.
 	Inactivity time.Duration
 	CPU        time.Duration // processor time at most; 0: 1 hour
 	// Progress receives the progress events of calls; it must not block.
@@ -348,7 +348,10 @@ func (s *Session) watch() {
 			return
 		case <-tick.C:
 		}
-		if now := s.life.Load() + s.srv.Served(); now != last {
+		s.mu.Lock()
+		idle := len(s.wait) == 0
+		s.mu.Unlock()
+		if now := s.life.Load() + s.srv.Served(); now != last || idle {
 			last, since = now, time.Now()
 		} else if time.Since(since) > s.o.Inactivity {
 			s.stop(fmt.Errorf("%w for %v", ErrInactive, s.o.Inactivity))

@@ -211,6 +211,10 @@ func (r *root) trim(path proto.Name) (int64, error) {
 		return 0, err
 	}
 	defer unix.Close(fd)
+	// Blocks that were freed count as free once the journal is written.
+	if err := unix.Syncfs(fd); err != nil {
+		return 0, err
+	}
 	q := fstrimRange{length: ^uint64(0)}
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fitrim, uintptr(unsafe.Pointer(&q))); errno != 0 {
 		if errno == unix.EOPNOTSUPP || errno == unix.ENOTTY {

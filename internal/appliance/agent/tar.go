@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -191,6 +193,9 @@ func (t *tarring) content(h *tar.Header, f *os.File, size int64) error {
 	h.Typeflag, h.Size = tar.TypeReg, data
 	var table bytes.Buffer
 	if data < size {
+		if n := len(runs); n == 0 || runs[n-1].off+runs[n-1].n < size {
+			runs = append(runs, dataRun{size, 0}) // GNU tar ends a file with a hole so
+		}
 		fmt.Fprintf(&table, "%d\n", len(runs))
 		for _, r := range runs {
 			fmt.Fprintf(&table, "%d\n%d\n", r.off, r.n)
@@ -198,20 +203,23 @@ func (t *tarring) content(h *tar.Header, f *os.File, size int64) error {
 		if pad := table.Len() % 512; pad > 0 {
 			table.Write(make([]byte, 512-pad))
 		}
-		h.PAXRecords["GNU.sparse.major"], h.PAXRecords["GNU.sparse.minor"] = "1", "0"
-		h.PAXRecords["GNU.sparse.name"], h.PAXRecords["GNU.sparse.realsize"] = h.Name, strconv.FormatInt(size, 10)
-		d, b := path.Split(h.Name)
-		h.Name = d + "GNUSparseFile.0/" + b
 		h.Size += int64(table.Len())
-	}
-	if err := t.header(h); err != nil {
+		if err := t.sparseHeader(h, size); err != nil {
+			return err
+		}
+		if _, err := t.w.Write(table.Bytes()); err != nil {
+			return err
+		}
+		defer func() { _, _ = t.w.Write(make([]byte, -h.Size&511)) }() // a failed stream shows at the next write
+	} else if err := t.header(h); err != nil {
 		return err
 	}
-	if _, err := t.tw.Write(table.Bytes()); err != nil {
-		return err
+	var into io.Writer = t.tw
+	if data < size {
+		into = t.w
 	}
 	for _, r := range runs {
-		n, err := io.CopyBuffer(onlyWriter{t.tw}, struct{ io.Reader }{io.NewSectionReader(f, r.off, r.n)}, t.buf)
+		n, err := io.CopyBuffer(onlyWriter{into}, struct{ io.Reader }{io.NewSectionReader(f, r.off, r.n)}, t.buf)
 		t.res.Bytes += n
 		if err == nil && n < r.n {
 			err = io.ErrUnexpectedEOF
@@ -226,6 +234,54 @@ func (t *tarring) content(h *tar.Header, f *os.File, size int64) error {
 		}
 	}
 	return nil
+}
+
+// sparseHeader writes the headers of a sparse file past archive/tar, which keeps
+// the names of these records to itself. Everything stands in the PAX records.
+func (t *tarring) sparseHeader(h *tar.Header, size int64) error {
+	if err := t.tw.Flush(); err != nil {
+		return err
+	}
+	d, b := path.Split(h.Name)
+	rec := map[string]string{
+		"hdrcharset": "BINARY", "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": h.Name,
+		"GNU.sparse.realsize": strconv.FormatInt(size, 10), "path": d + "GNUSparseFile.0/" + b, "size": strconv.FormatInt(h.Size, 10),
+		"mtime": fmt.Sprintf("%d.%09d", h.ModTime.Unix(), h.ModTime.Nanosecond()), "uid": strconv.Itoa(h.Uid), "gid": strconv.Itoa(h.Gid),
+	}
+	maps.Copy(rec, h.PAXRecords)
+	var body []byte
+	for _, k := range slices.Sorted(maps.Keys(rec)) {
+		n := len(k) + len(rec[k]) + 3 // the length counts its own digits
+		for n != len(k)+len(rec[k])+3+len(strconv.Itoa(n)) {
+			n = len(k) + len(rec[k]) + 3 + len(strconv.Itoa(n))
+		}
+		body = fmt.Appendf(body, "%d %s=%s\n", n, k, rec[k])
+	}
+	out := ustar("PaxHeaders/x", 'x', 0o644, int64(len(body)))
+	out = append(out, body...)
+	out = append(out, make([]byte, -len(body)&511)...)
+	_, err := t.w.Write(append(out, ustar("GNUSparseFile.0/x", '0', h.Mode, h.Size)...))
+	return err
+}
+
+// ustar is one header block (POSIX pax, "ustar Header Block").
+func ustar(name string, kind byte, mode, size int64) []byte {
+	b := make([]byte, 512)
+	copy(b, name)
+	copy(b[100:], fmt.Sprintf("%07o", mode))
+	copy(b[108:], "0000000")
+	copy(b[116:], "0000000")
+	copy(b[124:], fmt.Sprintf("%011o", min(size, 1<<33-1))) // PAX records have the rest
+	copy(b[136:], "00000000000")
+	copy(b[148:], "        ")
+	b[156] = kind
+	copy(b[257:], "ustar\x0000")
+	sum := 0
+	for _, c := range b {
+		sum += int(c)
+	}
+	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return b
 }
 
 // dataRuns lists where a file holds data; all of it where the file system

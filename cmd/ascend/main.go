@@ -85,7 +85,7 @@ Start here:
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors and the result")
 	f.BoolVar(&a.json, "json", false, "machine-readable output: a JSON document, or JSON lines while work is under way")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.backupsCommand(), a.applianceCommand(), a.inspectCommand(), a.convertCommand(), a.planCommand(), a.restoreCommand(),
+	root.AddCommand(a.backupsCommand(), a.applianceCommand(), a.bootProofCommand(), a.inspectCommand(), a.convertCommand(), a.planCommand(), a.restoreCommand(),
 		a.jobsCommand(), a.undoCommand(), a.targetCommand(), a.verifyCommand(), a.rulesCommand(), a.versionCommand(), exitCodesTopic())
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return usage(c.ValidateRequiredFlags()) }
 	usageOfArgs(root)

@@ -216,13 +216,13 @@ func (p *proof) run(ctx context.Context) (*Result, error) {
 	for i := range p.layers {
 		args = append(args, "-blockdev", fmt.Sprintf("driver=nbd,node-name=d%d,server.type=unix,server.path=%s,export=d%d,discard=unmap,cache.no-flush=on", i, filepath.Join(p.dir, "nbd"), i))
 	}
-	args = append(args, p.hw.devices(len(p.layers), p.q.Direct == nil)...)
 	slot := ""
 	if p.hw.Machine == "pc" {
 		slot = ",addr=0x3" // where libvirt and this project's sources put the first one
 	}
 	args = append(args, "-netdev", "user,id=n0,restrict=on", "-device", fmt.Sprintf("%s,netdev=n0,mac=%s,romfile=%s", nicDevice(p.hw.NIC), p.q.MAC, slot),
 		"-object", "filter-dump,id=f0,netdev=n0,file="+filepath.Join(p.dir, "net.pcap"))
+	args = append(args, p.hw.devices(len(p.layers), p.q.Direct == nil)...)
 	listeners := map[string]net.Listener{}
 	for _, n := range []string{"com1", "com2"} {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "unix", filepath.Join(p.dir, n))

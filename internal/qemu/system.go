@@ -113,6 +113,13 @@ func StartSystem(ctx context.Context, dir string, o SystemOptions) (*System, err
 		s.Monitor, err = NewMonitor(ctx, c)
 	}
 	if err != nil {
+		select { // what QEMU says as it ends explains more than the broken monitor
+		case <-s.child.done:
+			if e := s.Err(); e != nil {
+				err = e
+			}
+		case <-time.After(2 * time.Second):
+		}
 		s.Close()
 		return nil, err
 	}

@@ -276,6 +276,8 @@ func (a *Agent) within(r *root, c *proto.Call) (any, error) {
 		return nil, r.truncate(c.Truncate)
 	case c.Mkdir != nil:
 		return nil, r.mkdirAll(c.Mkdir.Path, c.Mkdir.Mode)
+	case c.Subvolume != nil:
+		return nil, r.subvolume(c.Subvolume.Path)
 	case c.Symlink != nil:
 		return nil, r.symlink(c.Symlink)
 	case c.Rename != nil:

@@ -397,6 +397,22 @@ func (r *root) mkdirAll(name proto.Name, mode uint32) error {
 	return err
 }
 
+func (r *root) subvolume(name proto.Name) error {
+	dir, base, err := r.parent(name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	at, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir))
+	if err != nil {
+		return err
+	}
+	if out, err := tool(formatTime, nil, "btrfs", "subvolume", "create", "--", path.Join(at, base)); err != nil {
+		return fmt.Errorf("cannot make subvolume %s: %w: %s", name, err, out)
+	}
+	return nil
+}
+
 func (r *root) symlink(q *proto.Symlink) error {
 	dir, base, err := r.parent(q.Path)
 	if err != nil {

@@ -39,28 +39,29 @@ type Call struct {
 	Continue bool `json:"continue,omitempty"`
 	End      bool `json:"end,omitempty"`
 
-	Probe    *Probe    `json:"probe,omitempty"`
-	LVM      *LVM      `json:"lvm,omitempty"`
-	LUKS     *LUKS     `json:"luks,omitempty"`
-	Mount    *Mount    `json:"mount,omitempty"`
-	Unmount  *Unmount  `json:"unmount,omitempty"`
-	Check    *Check    `json:"check,omitempty"`
-	Trim     *Trim     `json:"trim,omitempty"`
-	Statfs   *Statfs   `json:"statfs,omitempty"`
-	List     *List     `json:"list,omitempty"`
-	Stat     *Stat     `json:"stat,omitempty"`
-	Read     *Read     `json:"read,omitempty"`
-	Write    *Write    `json:"write,omitempty"`
-	Truncate *Truncate `json:"truncate,omitempty"`
-	Mkdir    *Mkdir    `json:"mkdir,omitempty"`
-	Symlink  *Symlink  `json:"symlink,omitempty"`
-	Rename   *Rename   `json:"rename,omitempty"`
-	Remove   *Remove   `json:"remove,omitempty"`
-	Tar      *Tar      `json:"tar,omitempty"`
-	Untar    *Untar    `json:"untar,omitempty"`
-	Format   *Format   `json:"format,omitempty"`
-	Chroot   *Chroot   `json:"chroot,omitempty"`
-	Sync     *Sync     `json:"sync,omitempty"`
+	Probe     *Probe     `json:"probe,omitempty"`
+	LVM       *LVM       `json:"lvm,omitempty"`
+	LUKS      *LUKS      `json:"luks,omitempty"`
+	Mount     *Mount     `json:"mount,omitempty"`
+	Unmount   *Unmount   `json:"unmount,omitempty"`
+	Check     *Check     `json:"check,omitempty"`
+	Trim      *Trim      `json:"trim,omitempty"`
+	Statfs    *Statfs    `json:"statfs,omitempty"`
+	List      *List      `json:"list,omitempty"`
+	Stat      *Stat      `json:"stat,omitempty"`
+	Read      *Read      `json:"read,omitempty"`
+	Write     *Write     `json:"write,omitempty"`
+	Truncate  *Truncate  `json:"truncate,omitempty"`
+	Mkdir     *Mkdir     `json:"mkdir,omitempty"`
+	Subvolume *Subvolume `json:"subvolume,omitempty"`
+	Symlink   *Symlink   `json:"symlink,omitempty"`
+	Rename    *Rename    `json:"rename,omitempty"`
+	Remove    *Remove    `json:"remove,omitempty"`
+	Tar       *Tar       `json:"tar,omitempty"`
+	Untar     *Untar     `json:"untar,omitempty"`
+	Format    *Format    `json:"format,omitempty"`
+	Chroot    *Chroot    `json:"chroot,omitempty"`
+	Sync      *Sync      `json:"sync,omitempty"`
 }
 
 // Name is a file's name or path: any bytes without NUL. In JSON a string, or
@@ -190,6 +191,11 @@ type (
 		Root string `json:"root"`
 		Path Name   `json:"path"`
 		Mode uint32 `json:"mode,omitempty"` // 0: 0755
+	}
+	// Subvolume makes a btrfs subvolume.
+	Subvolume struct {
+		Root string `json:"root"`
+		Path Name   `json:"path"`
 	}
 	// Symlink makes or replaces a symbolic link.
 	Symlink struct {

@@ -82,9 +82,12 @@ type Result struct {
 	Writes    int64            `json:"writes"` // and these
 	Network   Network          `json:"network"`
 	Marker    *Marker          `json:"marker,omitempty"`
-	Seconds   float64          `json:"seconds"`
-	CPU       float64          `json:"cpu_seconds"`
-	Files     []string         `json:"files,omitempty"` // evidence, below Request.Evidence
+	// Loader is the first half where the firmware here has no driver for the target's
+	// controller: its boot loader started the kernel from SATA.
+	Loader  *Result  `json:"loader,omitempty"`
+	Seconds float64  `json:"seconds"`
+	CPU     float64  `json:"cpu_seconds"`
+	Files   []string `json:"files,omitempty"` // evidence, below Request.Evidence
 }
 
 // defaultMAC is locally administered.
@@ -113,8 +116,19 @@ func Prove(ctx context.Context, q Request) (*Result, error) {
 		return nil, fmt.Errorf("cannot prove the boot: %w", err)
 	}
 	hw.SecureBoot = q.SecureBoot && q.Firmware == vm.UEFI
-	if q.Firmware == vm.UEFI && q.Direct == nil && (hw.Storage == vm.BusPVSCSI || hw.Storage == vm.BusLSISAS || hw.Storage == vm.BusLSILogic) {
-		// OVMF as distributions build it has no driver for these.
+	// OVMF as distributions build it has no driver for these.
+	halves := q.Firmware == vm.UEFI && (hw.Storage == vm.BusPVSCSI || hw.Storage == vm.BusLSISAS || hw.Storage == vm.BusLSILogic)
+	var loader *Result
+	if halves && q.Direct != nil {
+		first := q
+		first.Direct, first.Appliance, first.Until = nil, nil, Kernel
+		if q.Evidence != "" {
+			first.Evidence = filepath.Join(q.Evidence, "loader")
+		}
+		if loader, err = Prove(ctx, first); err != nil || loader.Grade == F {
+			return loader, err
+		}
+	} else if halves {
 		hw.Limit = fmt.Sprintf("the UEFI firmware here has no driver for %s: the boot loader is shown on SATA, and the kernel on %s only by a direct boot", hw.Storage, hw.Storage)
 		hw.Storage, hw.Best = vm.BusSATA, C
 	}
@@ -132,6 +146,7 @@ func Prove(ctx context.Context, q Request) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot prove the boot: %w", err)
 	}
+	res.Loader = loader
 	return res, p.keep(res)
 }
 
@@ -332,7 +347,7 @@ func (p *proof) watch(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("a disk failed: %w", err)
 	}
 	res.Seconds, res.CPU = p.sys.Age().Seconds(), p.sys.CPU().Seconds()
-	err := errors.Join(p.sys.Close())
+	err := p.sys.Close()
 	p.wg.Wait()
 	res.Network = p.network()
 	grade(res, p.q)
@@ -409,9 +424,11 @@ func grade(res *Result, q Request) {
 	default:
 		res.Grade = C
 	}
-	if q.Direct != nil && h.Firmware == vm.UEFI && res.Grade == A {
-		res.Grade = B
-		res.Limit = strings.TrimPrefix(res.Limit+"; the kernel was started directly, without the firmware's boot loader", "; ")
+	if q.Direct != nil {
+		if res.Grade == A {
+			res.Grade = B
+		}
+		res.Limit = strings.TrimPrefix(res.Limit+"; the kernel was started directly: the boot loader was not shown on this controller", "; ")
 	}
 	if res.Grade < h.Best { // the letters' order
 		res.Grade = h.Best

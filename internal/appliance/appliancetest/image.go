@@ -26,7 +26,7 @@ func Image(t testing.TB) *appliance.Image {
 		t.Fatal(err)
 	}
 	agent := filepath.Join(t.TempDir(), "ascend-agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "ascend/cmd/ascend-agent")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "ascend/cmd/ascend-agent")
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the agent: %v: %s", err, out)

@@ -68,6 +68,7 @@ func TestRealGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("the second boot: %.0f s, %.0f s of processor time", res.Seconds, res.CPU)
 	if res.Grade != F || !strings.Contains(res.Failure, "initramfs") {
 		t.Errorf("on pvscsi: %+v", res)
 	}

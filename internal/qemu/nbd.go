@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -67,7 +68,13 @@ func (s *Server) wait(ctx context.Context) error {
 	defer deadline.Stop()
 	for {
 		if c, err := (&net.Dialer{}).DialContext(ctx, "unix", s.Socket); err == nil {
-			return c.Close()
+			// It listens before it has opened the image: only a greeting is an answer.
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_, err = io.ReadFull(c, make([]byte, 8))
+			c.Close()
+			if err == nil {
+				return nil
+			}
 		}
 		select {
 		case <-s.child.done:

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"ascend/internal/disk"
 	"ascend/internal/disk/open"
@@ -84,7 +83,7 @@ func TestNothingToBoot(t *testing.T) {
 		t.Fatalf("qemu-img (Debian package qemu-utils): %v: %s", err, out)
 	}
 	for _, fw := range []vm.Firmware{vm.BIOS, vm.UEFI} {
-		res, err := Prove(t.Context(), Request{Disks: []disk.Disk{image(t, file)}, Platform: vm.AWS, Firmware: fw, Inactivity: 30 * time.Second})
+		res, err := Prove(t.Context(), Request{Disks: []disk.Disk{image(t, file)}, Platform: vm.AWS, Firmware: fw})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -202,7 +202,7 @@ func (p *proof) prepare(ctx context.Context) error {
 }
 
 func (p *proof) run(ctx context.Context) (*Result, error) {
-	args := []string{"-machine", p.hw.Machine + ",usb=off,vmport=off", "-device", "VGA,romfile="}
+	args := []string{"-machine", p.hw.Machine + ",usb=off,vmport=off", "-device", "VGA"}
 	limits := qemu.Limits{FileSize: 256 << 20}
 	if p.hw.Firmware == vm.UEFI {
 		code, vars, err := firmwareFiles(p.hw.SecureBoot)

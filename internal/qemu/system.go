@@ -121,6 +121,9 @@ func StartSystem(ctx context.Context, dir string, o SystemOptions) (*System, err
 		case <-time.After(2 * time.Second):
 		}
 		s.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
 		return nil, err
 	}
 	return s, nil

@@ -8,22 +8,25 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: bin/ascend ## build bin/ascend
+build: bin/ascend bin/ascend-agent ## build bin/ascend and the agent of its appliance
 
 bin/ascend: FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ascend
+
+bin/ascend-agent: FORCE
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/ascend-agent
 
 FORCE:
 
 demo: demo-deps build ## make a sample backup of real files, restore it, show what happened
 	./build/demo bin/ascend
 
-test: deps lint ## everything that must hold: vet, lint, all tests with the race detector
+test: deps guests-ci lint ## everything that must hold: vet, lint, all tests with the race detector
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
@@ -34,6 +37,16 @@ $(TOOLS)/golangci-lint-$(LINT_VER):
 	mkdir -p $(TOOLS)
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VER)
 	mv $(TOOLS)/golangci-lint $@
+
+guests: deps build ## build the guests to test with (root; cached in /var/cache/ascend-guests)
+	./build/guests
+	ASCEND_AGENT=$(CURDIR)/bin/ascend-agent $(GO) run ./internal/boot/guests make
+
+guests-ci: deps ## build the few guests that the tests boot
+	./build/guests debian
+
+guests-report: guests ## guests × targets: does each come up, how far, at what cost
+	ASCEND_AGENT=$(CURDIR)/bin/ascend-agent $(GO) run ./internal/boot/guests report $(REPORTFLAGS)
 
 bench: deps build ## measure against qemu-img in one run; prints ratios
 	$(GO) run ./internal/bench -ascend bin/ascend $(BENCHFLAGS)

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -23,8 +23,7 @@ type Server struct {
 	cmd    *exec.Cmd
 	cancel context.CancelFunc
 	errs   *tail
-	done   chan struct{}
-	err    error
+	child  *child
 }
 
 // ServeReadOnly exports the block graph node, which names every layer and its
@@ -39,7 +38,7 @@ func ServeReadOnly(ctx context.Context, node map[string]any, files []string) (*S
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, Socket: filepath.Join(dir, "s"), errs: &tail{}, done: make(chan struct{})}
+	s := &Server{dir: dir, Socket: filepath.Join(dir, "s"), errs: &tail{}}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.cmd, err = Command(run, Limits{ReadOnly: files, Folders: []string{dir}}, "qemu-nbd",
@@ -49,7 +48,7 @@ func ServeReadOnly(ctx context.Context, node map[string]any, files []string) (*S
 		// half its time goes to mmap and munmap.
 		s.cmd.Env = append(s.cmd.Env, "MALLOC_MMAP_THRESHOLD_=1073741824", "MALLOC_TRIM_THRESHOLD_=1073741824", "MALLOC_TOP_PAD_=16777216")
 		s.cmd.Stderr = s.errs
-		err = s.start()
+		s.child, err = spawn(s.cmd)
 	}
 	if err != nil {
 		cancel()
@@ -63,34 +62,23 @@ func ServeReadOnly(ctx context.Context, node map[string]any, files []string) (*S
 	return s, nil
 }
 
-// start runs the child from a thread that lives as long as the child: the
-// parent-death signal is sent when the thread that forked ends.
-func (s *Server) start() error {
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := s.cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		started <- nil
-		s.err = s.cmd.Wait()
-		close(s.done)
-	}()
-	return <-started
-}
-
 // wait returns when the server answers.
 func (s *Server) wait(ctx context.Context) error {
 	deadline := time.NewTimer(20 * time.Second)
 	defer deadline.Stop()
 	for {
 		if c, err := (&net.Dialer{}).DialContext(ctx, "unix", s.Socket); err == nil {
-			return c.Close()
+			// It listens before it has opened the image: only a greeting is an answer.
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_, err = io.ReadFull(c, make([]byte, 8))
+			c.Close()
+			if err == nil {
+				return nil
+			}
 		}
 		select {
-		case <-s.done:
-			return fmt.Errorf("qemu-nbd ended: %w: %s", errors.Join(s.err, errEnded), s.errs)
+		case <-s.child.done:
+			return fmt.Errorf("qemu-nbd ended: %w: %s", errors.Join(s.child.err, errEnded), s.errs)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-deadline.C:
@@ -108,7 +96,7 @@ func (s *Server) Err() string { return s.errs.String() }
 // Close ends the server and removes its socket.
 func (s *Server) Close() error {
 	s.cancel()
-	<-s.done
+	<-s.child.done
 	return os.RemoveAll(s.dir)
 }
 

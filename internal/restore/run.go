@@ -267,8 +267,8 @@ func (r *run) source(i int) (image.Source, []image.Patch, error) {
 		return image.Source{}, nil, err
 	}
 	src := image.Source{Disk: r.disks[i], Map: m}
-	if a := r.j.Plan.Disks[i].Delivery.Align; a > 1 {
-		padded, err := image.Pad(src, a)
+	if size := r.j.Plan.Disks[i].Delivery.Padded(src.Size()); size != src.Size() {
+		padded, err := image.Pad(src, size)
 		if err != nil {
 			return image.Source{}, nil, err
 		}

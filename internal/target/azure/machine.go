@@ -67,7 +67,7 @@ func (s *session) makeNICs(ctx context.Context) error {
 			err = w()
 		}
 		if err != nil {
-			return fmt.Errorf("public address: %w", err)
+			return fmt.Errorf("public address: %w", translate(err))
 		}
 		public = &ref{s.id(kindIP, n)}
 	}
@@ -90,7 +90,7 @@ func (s *session) makeNICs(ctx context.Context) error {
 			err = w()
 		}
 		if err != nil {
-			return fmt.Errorf("adapter %d: %w", i, err)
+			return fmt.Errorf("adapter %d: %w", i, translate(err))
 		}
 	}
 	return nil
@@ -168,7 +168,7 @@ func (s *session) powerOff(ctx context.Context) error {
 		return err
 	}
 	if err := s.c.do(ctx, http.MethodPost, s.vmID()+"/deallocate", apiCompute, nil, nil); err != nil {
-		return fmt.Errorf("the machine was made and cannot be stopped: %w", err)
+		return fmt.Errorf("the machine was made and cannot be stopped: %w", translate(err))
 	}
 	return nil
 }

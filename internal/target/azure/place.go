@@ -261,7 +261,7 @@ func (t *azure) placeNICs(ctx context.Context, p *place, o *target.Order) error 
 		if i < len(o.Placement.Adapters) {
 			a = o.Placement.Adapters[i]
 		}
-		fail := func(err error) error { return fmt.Errorf("adapter %d: %w", i, err) }
+		fail := func(err error) error { return fmt.Errorf("adapter %d: %w", i, translate(err)) }
 		if n == "" {
 			return fail(permanent("no network is named", "map every adapter to NETWORK/SUBNET, or set the placement field network"))
 		}

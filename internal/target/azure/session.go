@@ -68,13 +68,13 @@ func (s *session) begin(ctx context.Context) error {
 	for i := range s.order.Disks {
 		w, err := s.makeDisk(ctx, i, false)
 		if err != nil {
-			return fmt.Errorf("disk %d: %w", i, err)
+			return fmt.Errorf("disk %d: %w", i, translate(err))
 		}
 		waits[i] = w
 	}
 	for i, w := range waits {
 		if err := w(); err != nil {
-			return fmt.Errorf("disk %d: %w", i, err)
+			return fmt.Errorf("disk %d: %w", i, translate(err))
 		}
 	}
 	return nil

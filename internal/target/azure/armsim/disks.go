@@ -135,6 +135,7 @@ func (s *Sim) makeDisk(c *call, _ *thing) (*thing, func() *apiError, *apiError) 
 		if err := s.azurite.create(t.container, t.file); err != nil {
 			return refuse(http.StatusInternalServerError, "InternalServerError", "%v", err)
 		}
+		t.made = true
 		return nil
 	}, nil
 }

@@ -120,3 +120,6 @@ func (s *Sim) assertion(jwt string) error {
 	}
 	return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], sig)
 }
+
+// Token gives a token as a signed-in program would have.
+func (s *Sim) Token() string { return s.issue() }

@@ -41,6 +41,7 @@ type thing struct {
 	sku       string
 	file      int64 // bytes, footer included
 	container string
+	made      bool // the container is there
 	policies  []policy
 	diskState string
 
@@ -201,6 +202,9 @@ func (s *Sim) remove(c *call, t *thing) *apiError {
 			return refuse(http.StatusConflict, "OperationNotAllowed", "Disk %s cannot be deleted: there is an active shared access signature outstanding. Call EndGetAccess to revoke it.", t.name)
 		}
 		do = func() *apiError {
+			if !t.made {
+				return nil
+			}
 			if err := s.azurite.remove(t.container); err != nil {
 				return refuse(http.StatusInternalServerError, "InternalServerError", "%v", err)
 			}

@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: help build demo test lint bench bench-smoke fuzz azure-sdk deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,10 @@ bench: deps build ## measure against qemu-img in one run; prints ratios
 
 fuzz: ## run every fuzz target for FUZZTIME
 	./build/fuzz $(FUZZTIME)
+
+azure-sdk: deps ## drive the simulator of Azure by Microsoft's own client (1 GB, Debian's python3-azure)
+	/usr/bin/python3 -c 'import azure.mgmt.compute' 2>/dev/null || ./build/deps azure-sdk
+	$(GO) test -tags azuresdk -run TestSDK -v ./internal/target/azure/armsim
 
 deps: ## install what the tests compare with
 	./build/deps test

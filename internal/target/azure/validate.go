@@ -143,7 +143,7 @@ func (t *azure) checkRights(ctx context.Context, add func(name, detail string, e
 		}
 	}
 	if err == nil && len(lack) > 0 {
-		err = permanent("the identity lacks "+strings.Join(lack, ", "), "give it a role that has them, for instance Virtual Machine Contributor and Network Contributor; see docs/azure.md")
+		err = permanent("the identity lacks "+strings.Join(lack, ", "), "give it a role that has them, for instance Contributor on the resource group; see docs/azure.md")
 	}
 	add("permissions", fmt.Sprintf("%d needed, all granted", len(needed)), err)
 }

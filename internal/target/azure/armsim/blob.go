@@ -18,6 +18,8 @@ const maxPut = 4 << 20
 // signatures and checksums; what it is lax about is checked here.
 func (s *Sim) serveBlob(w http.ResponseWriter, r *http.Request) {
 	refuse := func(status int, code, msg string) {
+		// Some clients cannot read an answer before all is sent.
+		_, _ = io.CopyN(io.Discard, r.Body, 16<<20)
 		w.Header().Set("Content-Type", "application/xml")
 		w.Header().Set("x-ms-error-code", code)
 		w.WriteHeader(status)

@@ -142,7 +142,7 @@ func remembered(key [32]byte, f func() []byte) []byte {
 		memo.m = map[[32]byte][]byte{}
 	}
 	v := f()
-	if len(v) <= 16<<20 {
+	if len(v) <= 24<<20 {
 		memo.m[key] = v
 	}
 	return v

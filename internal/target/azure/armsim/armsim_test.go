@@ -114,7 +114,6 @@ func (u *user) done(method, path, body string) string {
 	if op == "" {
 		return answer
 	}
-	states := map[string]bool{}
 	for {
 		_, answer, _ := u.raw(http.MethodGet, op, "", "Authorization", "Bearer "+u.token)
 		var o struct {
@@ -124,19 +123,21 @@ func (u *user) done(method, path, body string) string {
 		if err := json.Unmarshal([]byte(answer), &o); err != nil {
 			u.t.Fatal(err)
 		}
-		states[o.Status] = true
 		switch o.Status {
 		case "Succeeded":
-			if !states["InProgress"] {
-				u.t.Errorf("%s %s was over before it was asked for", method, path)
-			}
 			return string(o.Properties.Output)
 		case "InProgress":
-			time.Sleep(2 * time.Millisecond)
 		default:
 			u.t.Fatalf("%s %s: %s", method, path, answer)
 		}
 	}
+}
+
+// at sets the simulator's clock.
+func (u *user) at(clock func() time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.clock = clock
 }
 
 const (
@@ -150,7 +151,7 @@ func diskJSON(more string) string {
 }
 
 func TestWhoAsks(t *testing.T) {
-	u := newUser(t, Options{Delay: 50 * time.Millisecond})
+	u := newUser(t, Options{})
 	base := u.URL + "/subscriptions/" + Subscription
 	for _, c := range []struct {
 		what, address string
@@ -175,7 +176,7 @@ func TestWhoAsks(t *testing.T) {
 }
 
 func TestDisksAreStrict(t *testing.T) {
-	u := newUser(t, Options{Delay: 50 * time.Millisecond})
+	u := newUser(t, Options{})
 	for what, body := range map[string]string{
 		"unknown member":  diskJSON(`,"colour":"red"`),
 		"no location":     `{"properties":{"creationData":{"createOption":"Upload","uploadSizeBytes":20972032}}}`,
@@ -202,12 +203,24 @@ func TestDisksAreStrict(t *testing.T) {
 		t.Fatalf("what was refused is there: %q", left)
 	}
 	u.refused("bad name", 400, "InvalidResourceName", http.MethodPut, disksPath+"a%20b", diskJSON(""))
-	s, answer, _ := u.ask(http.MethodPut, disksPath+"d", diskJSON(""))
+	now := time.Now()
+	u.at(func() time.Time { return now }) // nothing ends
+	s, answer, h := u.ask(http.MethodPut, disksPath+"d", diskJSON(""))
 	if s != 202 || !strings.Contains(answer, `"Updating"`) {
 		t.Errorf("a disk that was asked for: %d %s", s, answer)
 	}
 	u.refused("access too early", 409, "OperationNotAllowed", http.MethodPost, disksPath+"d/beginGetAccess", `{"access":"Write","durationInSeconds":60}`)
-	time.Sleep(60 * time.Millisecond)
+	for _, address := range []string{h.Get("Azure-AsyncOperation"), h.Get("Location")} {
+		s, answer, h := u.raw(http.MethodGet, address, "", "Authorization", "Bearer "+u.token)
+		if s != 202 && !strings.Contains(answer, "InProgress") || h.Get("Retry-After") == "" {
+			t.Errorf("an operation under way: %d %s", s, answer)
+		}
+	}
+	u.at(func() time.Time { return now.Add(time.Second) })
+	if s, answer, _ := u.raw(http.MethodGet, h.Get("Azure-AsyncOperation"), "", "Authorization", "Bearer "+u.token); !strings.Contains(answer, "Succeeded") {
+		t.Errorf("an operation that is over: %d %s", s, answer)
+	}
+	u.at(time.Now)
 	if answer := u.done(http.MethodPut, disksPath+"d", diskJSON("")); !strings.Contains(answer, "ReadyToUpload") {
 		t.Errorf("the same disk again: %s", answer)
 	}
@@ -246,7 +259,7 @@ func TestDisksAreStrict(t *testing.T) {
 }
 
 func TestMachinesAreStrict(t *testing.T) {
-	u := newUser(t, Options{Delay: 50 * time.Millisecond, Cores: 4})
+	u := newUser(t, Options{Cores: 4})
 	id := "/subscriptions/" + Subscription
 	u.done(http.MethodPut, disksPath+"d", diskJSON(`,"hyperVGeneration":"V1"`))
 	nic := groupPath + "/Microsoft.Network/networkInterfaces/n"
@@ -278,7 +291,7 @@ func TestMachinesAreStrict(t *testing.T) {
 }
 
 func TestFaults(t *testing.T) {
-	u := newUser(t, Options{Delay: 50 * time.Millisecond, Actions: []string{"*/read"}})
+	u := newUser(t, Options{Actions: []string{"*/read"}})
 	u.refused("no right", 403, "AuthorizationFailed", http.MethodPut, disksPath+"d", diskJSON(""))
 	u.FailCalls(1, Status(http.StatusTooManyRequests, "TooManyRequests"))
 	s, _, h := u.ask(http.MethodGet, "", "")

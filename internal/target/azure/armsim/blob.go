@@ -177,18 +177,20 @@ func (f *faults) blob(r *http.Request) (release chan struct{}, fault Fault) {
 	return f.stalled, fault
 }
 
-// FailBytes has the next n requests for a disk's bytes answered by fault.
+// FailBytes has the next n requests for a disk's bytes answered by fault, in the
+// place of what was to go wrong before.
 func (s *Sim) FailBytes(n int, fault Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.faults.blobs = append(s.faults.blobs, slices.Repeat([]Fault{fault}, n)...)
+	s.faults.blobs = slices.Repeat([]Fault{fault}, n)
 }
 
-// FailCalls has the next n requests to the resource manager answered by fault.
+// FailCalls has the next n requests to the resource manager answered by fault,
+// in the place of what was to go wrong before.
 func (s *Sim) FailCalls(n int, fault Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.faults.arm = append(s.faults.arm, slices.Repeat([]Fault{fault}, n)...)
+	s.faults.arm = slices.Repeat([]Fault{fault}, n)
 }
 
 // FailOperation has the next operation of a kind ("vm put", "disk put", "nic

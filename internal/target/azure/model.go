@@ -43,7 +43,8 @@ type security struct {
 }
 
 type supported struct {
-	Arch string `json:"architecture,omitempty"`
+	Arch        string `json:"architecture,omitempty"`
+	Controllers string `json:"diskControllerTypes,omitempty"`
 }
 
 // diskProperties: the first are said, the last read.

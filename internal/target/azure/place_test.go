@@ -115,6 +115,24 @@ func TestPlainPlaced(t *testing.T) {
 	gone(t, s, tgt, rec)
 }
 
+// A size that has NVMe only.
+func TestNVMePlaced(t *testing.T) {
+	s := newSim(t, armsim.Options{})
+	o, rec, tgt := s.order(t, "nvme", 20), new(targettest.MemRecorder), s.open(t)
+	o.Machine.Firmware = vm.UEFI
+	o.Placement.Fields[caps.VMSize] = "Standard_D4s_v6"
+	sess := begin(t, tgt, o, rec)
+	land(t, sess, o)
+	v, err := sess.Finish(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := s.Machine(v.ID); m.Controller != "NVMe" || m.TrustedLaunch {
+		t.Errorf("%+v", m)
+	}
+	gone(t, s, tgt, rec)
+}
+
 // The guest of a machine that is to run starts once, and after its disks could
 // be verified.
 func TestStartsOnce(t *testing.T) {

@@ -203,6 +203,9 @@ func (s *session) diskBody(i int) managedDisk {
 	if i == p.osDisk {
 		d.Properties.OSType, d.Properties.Generation = p.osType, p.generation
 		d.Properties.Capabilities = &supported{Arch: p.arch}
+		if p.controller == "NVMe" {
+			d.Properties.Capabilities.Controllers = "SCSI, NVMe" // a machine starts by NVMe from such disks only
+		}
 		if p.trusted {
 			d.Properties.Security = &security{Type: "TrustedLaunch"}
 		}

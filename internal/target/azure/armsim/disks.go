@@ -43,6 +43,7 @@ type diskBody struct {
 	} `json:"securityProfile,omitempty"`
 	Capabilities *struct {
 		Architecture string `json:"architecture,omitempty"`
+		Controllers  string `json:"diskControllerTypes,omitempty"`
 	} `json:"supportedCapabilities,omitempty"`
 	Network string `json:"networkAccessPolicy,omitempty"`
 	Public  string `json:"publicNetworkAccess,omitempty"`

@@ -216,6 +216,8 @@ func fitsOS(t, d *thing, size size, a attached) *apiError {
 		return bad("BadRequest", "The selected VM size '%s' cannot boot Hypervisor Generation '%s'.", t.vm.Hardware.Size, strings.TrimPrefix(gen, "V"))
 	case size.arch != arch:
 		return bad("BadRequest", "Cannot create a VM of size '%s' because this VM size only supports a CPU Architecture of '%s', but an image or disk of '%s' was given.", t.vm.Hardware.Size, size.arch, arch)
+	case t.vm.Storage.Controller == "NVMe" && (d.disk.Capabilities == nil || !strings.Contains(d.disk.Capabilities.Controllers, "NVMe")):
+		return bad("InvalidParameter", "The OS disk %s does not support the disk controller type NVMe.", d.name)
 	case trusted != onDisk:
 		return bad("BadRequest", "The securityType of the machine and of its OS disk %s differ.", d.name)
 	case trusted && (gen != "V2" || !size.trusted):

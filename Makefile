@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -59,6 +59,10 @@ fuzz-api: build ## fuzz the HTTP API from its own document for a minute: no answ
 
 bench-api: ## measure lists of 10,000 jobs and backups over HTTP
 	$(GO) test ./internal/server -run '^$$' -bench . -benchtime 200x
+
+azure-sdk: deps ## drive the simulator of Azure by Microsoft's own client (1 GB, Debian's python3-azure)
+	/usr/bin/python3 -c 'import azure.mgmt.compute' 2>/dev/null || ./build/deps azure-sdk
+	$(GO) test -tags azuresdk -run TestSDK -v ./internal/target/azure/armsim
 
 deps: ## install what the tests compare with
 	./build/deps test

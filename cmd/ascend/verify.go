@@ -115,7 +115,7 @@ func (v *verification) backup(ctx context.Context, dir string) {
 			v.unchecked(what, "the disk was changed on its way, as the receipt's patches say")
 			continue
 		}
-		v.disk(ctx, what, d, func() (disk.Disk, error) { return r.OpenDisk(ctx, b, i) })
+		v.disk(ctx, what, d, func() (disk.Disk, error) { return r.OpenDisk(ctx, b, i) }, restore.CheckBackup)
 	}
 }
 
@@ -166,11 +166,18 @@ func (v *verification) target(ctx context.Context) {
 			v.unchecked(what, "this platform's disks cannot be read back")
 			continue
 		}
-		v.disk(ctx, what, d, func() (disk.Disk, error) { return rl.ReadLanded(ctx, d.Object, d.Format) })
+		v.disk(ctx, what, d, func() (disk.Disk, error) { return rl.ReadLanded(ctx, d.Object, d.Format) }, landed)
 	}
 }
 
-func (v *verification) disk(ctx context.Context, what string, d *restore.DiskReceipt, open func() (disk.Disk, error)) {
+// checkDisk compares a disk's digest with the receipt's.
+type checkDisk func(ctx context.Context, img disk.Disk, d *restore.DiskReceipt, meter *transfer.Meter) error
+
+func landed(ctx context.Context, img disk.Disk, d *restore.DiskReceipt, meter *transfer.Meter) error {
+	return restore.CheckDigest(ctx, img, d.Virtual, d, meter)
+}
+
+func (v *verification) disk(ctx context.Context, what string, d *restore.DiskReceipt, open func() (disk.Disk, error), check checkDisk) {
 	img, err := open()
 	if err != nil {
 		v.say(what, false, err.Error())
@@ -179,7 +186,7 @@ func (v *verification) disk(ctx context.Context, what string, d *restore.DiskRec
 	defer img.Close()
 	meter := transfer.NewMeter()
 	v.bars.add(what, meter)
-	if err := restore.CheckDigest(ctx, img, d.Virtual, d, meter); err != nil {
+	if err := check(ctx, img, d, meter); err != nil {
 		v.say(what, false, err.Error())
 		return
 	}

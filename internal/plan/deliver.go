@@ -16,17 +16,14 @@ func (p *Plan) deliver(r Request) error {
 		if err != nil {
 			return err
 		}
-		virtual := s.Info.Size
-		if d.Align > 1 {
-			virtual = (virtual + d.Align - 1) / d.Align * d.Align
-		}
+		virtual := d.Padded(s.Info.Size)
 		pd := Disk{Index: r.Machine.Disks[i].Index, Source: s.Info, Delivery: d, Virtual: virtual, FileSize: -1, BlockSize: r.BlockSize, Level: r.Level}
 		if r.Want != nil {
 			pd.BlockSize, pd.Level = r.Want.Disks[i].BlockSize, r.Want.Disks[i].Level
 		}
 		src := image.Source{Disk: s.Image, Map: s.Map}
-		if d.Align > 1 {
-			padded, err := image.Pad(src, d.Align)
+		if virtual != s.Info.Size {
+			padded, err := image.Pad(src, virtual)
 			if err != nil {
 				return err
 			}

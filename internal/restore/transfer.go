@@ -211,8 +211,8 @@ func (t *task) padded(ctx context.Context, img disk.Image, i int) (image.Source,
 		return image.Source{}, nil, err
 	}
 	src := image.Source{Disk: img, Map: m}
-	if a := t.spec.Plan.Disks[i].Delivery.Align; a > 1 {
-		padded, err := image.Pad(src, a)
+	if size := t.spec.Plan.Disks[i].Delivery.Padded(src.Size()); size != src.Size() {
+		padded, err := image.Pad(src, size)
 		if err != nil {
 			return image.Source{}, nil, err
 		}
@@ -334,11 +334,33 @@ func CheckDigest(ctx context.Context, img disk.Disk, size int64, d *DiskReceipt,
 	if img.Size() != size {
 		return fmt.Errorf("%w: the disk has %d bytes and should have %d", target.ErrDigest, img.Size(), size)
 	}
+	return checkSource(ctx, img, d, meter)
+}
+
+// CheckBackup is CheckDigest of a backup's disk, which is padded as it was on its
+// way when the target's disk is larger.
+func CheckBackup(ctx context.Context, img disk.Disk, d *DiskReceipt, meter *transfer.Meter) error {
+	if img.Size() >= d.Virtual {
+		return CheckDigest(ctx, img, d.Virtual, d, meter)
+	}
+	return checkSource(ctx, img, d, meter)
+}
+
+// checkSource compares the digest of a disk, padded to the receipt's size.
+func checkSource(ctx context.Context, img disk.Disk, d *DiskReceipt, meter *transfer.Meter) error {
 	m, err := disk.ReadMap(ctx, img)
 	if err != nil {
 		return err
 	}
-	sum, err := transfer.Scan(ctx, image.Source{Disk: img, Map: m}, transfer.Options{Meter: meter})
+	src := image.Source{Disk: img, Map: m}
+	if img.Size() < d.Virtual {
+		padded, err := image.Pad(src, d.Virtual)
+		if err != nil {
+			return err
+		}
+		src = padded.Source
+	}
+	sum, err := transfer.Scan(ctx, src, transfer.Options{Meter: meter})
 	if err != nil {
 		return err
 	}

@@ -248,8 +248,20 @@ type Delivery struct {
 	// Align is what the virtual size must be a multiple of; 0 or 1: anything.
 	// Padding is zeros, and a GPT's backup header is moved to the new end.
 	Align int64 `json:"align,omitempty"`
+	// MinSize is the smallest virtual size taken, a multiple of Align; smaller
+	// disks are padded like those that Align pads.
+	MinSize int64 `json:"min_size,omitempty"`
 	// Path names the platform's mechanism: "nfc", "datastore", "file", …
 	Path string `json:"path"`
+}
+
+// Padded is the virtual size that a disk of so many bytes gets by Align and
+// MinSize.
+func (d Delivery) Padded(size int64) int64 {
+	if d.Align > 1 {
+		size = (size + d.Align - 1) / d.Align * d.Align
+	}
+	return max(size, d.MinSize)
 }
 
 // Capabilities is what a platform takes, as data; the compatibility matrix and

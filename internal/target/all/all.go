@@ -3,9 +3,12 @@ package all
 
 import (
 	"ascend/internal/target"
+	"ascend/internal/target/azure"
 	"ascend/internal/target/local"
 	"ascend/internal/target/vmware"
 )
 
 // Registry is all connectors, in alphabetical order.
-func Registry() *target.Registry { return target.NewRegistry(local.Kind(), vmware.Kind()) }
+func Registry() *target.Registry {
+	return target.NewRegistry(azure.Kind(), local.Kind(), vmware.Kind())
+}

@@ -215,7 +215,7 @@ func azure() target.Capabilities {
 	return target.Capabilities{
 		Platform: vm.Azure,
 		Deliveries: []target.Delivery{
-			{Format: image.Format{Name: "vpc", Subformat: "fixed"}, Mode: target.Ranges, Clean: true, Resumable: true, NeedSize: true, Align: vm.MiB, MaxRange: 4 << 20, Path: "disk"},
+			{Format: image.Format{Name: "vpc", Subformat: "fixed"}, Mode: target.Ranges, Clean: true, Resumable: true, NeedSize: true, Align: vm.MiB, MinSize: 20 * vm.MiB, MaxRange: 4 << 20, Path: "disk"},
 		},
 		Firmware: []vm.Firmware{vm.BIOS, vm.UEFI}, SecureBoot: true, TPM: true, Arch: []vm.Arch{vm.AMD64, vm.I386, vm.ARM64},
 		Controllers: []vm.Bus{vm.BusVMBusSCSI, vm.BusNVMe}, NICModels: []vm.NICModel{vm.NetVSC},

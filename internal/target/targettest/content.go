@@ -110,9 +110,7 @@ func (s *suite) shipAs(p Peer, name, job string, disks ...content) *shipment {
 	sh := &shipment{order: o}
 	for i, c := range disks {
 		raw := c.bytes()
-		if a := d.Align; a > 1 && int64(len(raw))%a != 0 {
-			raw = append(raw, make([]byte, a-int64(len(raw))%a)...)
-		}
+		raw = append(raw, make([]byte, d.Padded(c.size)-c.size)...)
 		file := Encode(s, raw, d.Format)
 		size := int64(len(file))
 		if d.Format.Ordered() && !d.NeedSize {
@@ -144,7 +142,7 @@ func remembered(key [32]byte, f func() []byte) []byte {
 		memo.m = map[[32]byte][]byte{}
 	}
 	v := f()
-	if len(v) <= 16<<20 {
+	if len(v) <= 24<<20 {
 		memo.m[key] = v
 	}
 	return v

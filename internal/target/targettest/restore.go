@@ -178,10 +178,12 @@ func (s *suite) capabilities() {
 			s.Errorf("%s: a stream that is patched has no digest in passing", d.Format)
 		case d.Format.Ordered() && d.NeedSize:
 			s.Errorf("%s: the size of an ordered stream is not known before", d.Format)
-		case d.Block < 0 || d.MaxRange < 0 || d.Align < 0 || d.Workers < 0:
+		case d.Block < 0 || d.MaxRange < 0 || d.Align < 0 || d.MinSize < 0 || d.Workers < 0:
 			s.Errorf("%s: a negative bound: %+v", d.Format, d)
 		case d.Block > 0 && d.MaxRange > 0 && d.MaxRange%d.Block != 0:
 			s.Errorf("%s: MaxRange %d is not whole blocks of %d", d.Format, d.MaxRange, d.Block)
+		case d.Padded(d.MinSize) != d.MinSize:
+			s.Errorf("%s: MinSize %d is not a multiple of %d", d.Format, d.MinSize, d.Align)
 		case d.Path == "":
 			s.Errorf("%s: no Path", d.Format)
 		}

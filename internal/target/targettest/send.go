@@ -267,9 +267,19 @@ func (d *delivery) spend(n int) error {
 	return nil
 }
 
+// zeros compares with a block of zeros, which the race detector does not slow.
 func zeros(p []byte) bool {
-	return len(bytes.TrimLeft(p, "\x00")) == 0
+	for len(p) > 0 {
+		n := min(len(p), len(nothing))
+		if !bytes.Equal(p[:n], nothing[:n]) {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
 }
+
+var nothing [pieceSize]byte
 
 // deliverAll sends every disk, all at once, or dies. It checks what the target
 // says has landed.

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package cloudstack
+
+const openNoFollow, openExclusive = 0, 0

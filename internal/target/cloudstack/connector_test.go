@@ -121,6 +121,34 @@ func TestHardware(t *testing.T) {
 	}
 }
 
+// TestImported looks at a machine that was imported: adapters after the first are
+// added, once.
+func TestImported(t *testing.T) {
+	dir := t.TempDir()
+	p := startPeer(t, cssim.Options{Dir: dir}, map[string]string{"pool": cssim.Pool, "pool_dir": dir})
+	tgt := p.open(t)
+	o, files := order(t, p, "imp", tgt.deliveries()[0], 1, 1)
+	o.Machine.Firmware = vm.UEFI
+	o.Machine.NICs = append(o.Machine.NICs, vm.NIC{MAC: "02:00:00:00:00:02"}, vm.NIC{MAC: "02:00:00:00:00:03"})
+	o.Placement.Networks = []string{cssim.Network, cssim.OtherNetwork, cssim.Network}
+	rec := new(targettest.MemRecorder)
+	p.FailJobs("addNicToVirtualMachine", 1)
+	if _, err := restoreAll(t, tgt, o, files, rec); err == nil {
+		t.Error("an adapter that cannot be added is no error")
+	}
+	if _, err := restoreAll(t, tgt, o, nil, rec); err != nil {
+		t.Fatal(err)
+	}
+	m := p.machine(t, o)
+	if len(m.NICs) != 3 || m.NICs[1]["macaddress"] != "02:00:00:00:00:02" || m.NICs[2]["networkname"] != cssim.Network || m.Details["UEFI"] != "LEGACY" {
+		t.Errorf("%v %v", m.NICs, m.Details)
+	}
+	o.Job, o.Machine.Name, o.Options = "imp2", "other", map[string]string{optKeyPair: cssim.KeyPair}
+	if _, err := tgt.Begin(t.Context(), o, new(targettest.MemRecorder)); !target.IsPermanent(err) {
+		t.Errorf("what importing cannot do is not refused: %v", err)
+	}
+}
+
 // TestRefusals are orders that cannot work: said before anything is created.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {

@@ -45,6 +45,9 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 			return fail(err)
 		}
 	}
+	if err := s.addAdapters(ctx, id); err != nil {
+		return fail(err)
+	}
 	for i := range ids {
 		if s.isBoot(i) {
 			continue
@@ -172,6 +175,29 @@ func (s *session) recipe(ctx context.Context, root string) (string, params, erro
 	}
 	p["templateid"] = root
 	return "deployVirtualMachine", p, nil
+}
+
+// addAdapters gives an imported machine the adapters after the first, which are
+// all that importing makes.
+func (s *session) addAdapters(ctx context.Context, id string) error {
+	if s.path != pathImport || len(s.place.nics) < 2 {
+		return nil
+	}
+	all, err := list[machineRow](ctx, s.t.c, "listVirtualMachines", "virtualmachine", s.f.owned(params{"id": id, "listall": "true"}))
+	if err != nil {
+		return err
+	}
+	if len(all) != 1 {
+		return permanent("the machine is not there any more", "undo the job and begin again")
+	}
+	for i := max(len(all[0].NICs), 1); i < len(s.place.nics); i++ {
+		n := s.place.nics[i]
+		p := params{"virtualmachineid": id, "networkid": n.network, "macaddress": n.mac, "ipaddress": n.ip}
+		if err := s.t.c.job(ctx, "addNicToVirtualMachine", p, nil); err != nil {
+			return fmt.Errorf("cannot add network adapter %d: %w", i, translate(err))
+		}
+	}
+	return nil
 }
 
 // attach attaches the volume of disk i to the machine, if it is not.

@@ -87,6 +87,7 @@ type machineRow struct {
 	Display string            `json:"displayname"`
 	State   string            `json:"state"`
 	Details map[string]string `json:"details"`
+	NICs    []row             `json:"nic"`
 }
 
 // reference is anything with an identifier and a name.

@@ -14,20 +14,19 @@ import (
 
 // place is a Placement found in the cloud.
 type place struct {
-	zone      zoneRow
-	offering  offeringRow
-	disks     []string // disk offerings, by the order's disks; "": the platform's own choice
-	nics      []nic
-	groups    []string
-	affinity  []string
-	keyPair   string
-	cluster   string
-	host      string
-	osType    string
-	pool      poolRow // of pathImport
-	speed     int
-	windows   bool
-	importNet string
+	zone     zoneRow
+	offering offeringRow
+	disks    []string // disk offerings, by the order's disks; "": the platform's own choice
+	nics     []nic
+	groups   []string
+	affinity []string
+	keyPair  string
+	cluster  string
+	host     string
+	osType   string
+	pool     poolRow // of pathImport
+	speed    int
+	windows  bool
 }
 
 type nic struct{ network, ip, mac string }
@@ -68,7 +67,23 @@ func (t *cloud) locate(ctx context.Context, f *facts, o *target.Order, path stri
 			return nil, err
 		}
 	}
+	if path == pathImport {
+		return p, p.checkImport()
+	}
 	return p, nil
+}
+
+// checkImport refuses what importVm has no parameter for.
+func (p *place) checkImport() error {
+	for what, given := range map[string]bool{
+		"security groups": len(p.groups) > 0, "affinity groups": len(p.affinity) > 0, "an SSH key pair": p.keyPair != "",
+		"a fixed address of the first adapter": len(p.nics) > 0 && p.nics[0].ip != "",
+	} {
+		if given {
+			return permanent("a machine that is imported cannot be given "+what, "leave it out and set it afterwards, or let the disks be uploaded")
+		}
+	}
+	return nil
 }
 
 // checkPath refuses a way that the version or the zone does not have.

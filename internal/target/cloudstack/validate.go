@@ -123,7 +123,7 @@ func (t *cloud) commands() []string {
 		all = append(all, "getUploadParamsForTemplate", "deleteTemplate")
 	}
 	if t.cfg.pool != "" {
-		all = append(all, "listStoragePools", "listClusters", "importVm", "importVolume")
+		all = append(all, "listStoragePools", "listClusters", "importVm", "importVolume", "addNicToVirtualMachine")
 	}
 	if t.cfg.worker != "" {
 		all = append(all, "createVolume", "createTemplate", "deleteTemplate")

@@ -79,8 +79,8 @@ func (s *Sim) exists(a args) *failure {
 		"zoneid": one(s.zoneID), "clusterid": one(s.clusterID), "storageid": one(s.poolID), "domainid": one(s.domainID), "projectid": one(s.projectID),
 		"serviceofferingid": in(s.offerings), "diskofferingid": in(s.diskOfferings), "overridediskofferingid": in(s.diskOfferings), "ostypeid": in(s.osTypes),
 		"networkid":  in(s.networks),
-		"templateid": func(v string) bool { return s.world.template(v) != nil }, "volumeid": func(v string) bool { return s.world.volume(v) != nil },
-		"virtualmachineid": func(v string) bool { return s.world.machine(v) != nil || v == WorkerID && s.o.Devices != "" },
+		"templateid": func(v string) bool { return s.template(v) != nil }, "volumeid": func(v string) bool { return s.volume(v) != nil },
+		"virtualmachineid": func(v string) bool { return s.machine(v) != nil || v == WorkerID && s.o.Devices != "" },
 	}
 	switch {
 	case strings.HasSuffix(cmd, "volume"), cmd == "listvolumes":
@@ -199,6 +199,7 @@ var actions = map[string]func(s *Sim, a args) (any, *failure){
 	"deletetemplate":             (*Sim).deleteTemplate,
 	"createvolume":               (*Sim).createVolume,
 	"createtemplate":             (*Sim).createTemplate,
+	"addnictovirtualmachine":     (*Sim).addNIC,
 	"attachvolume":               (*Sim).attachVolume,
 	"detachvolume":               (*Sim).detachVolume,
 	"deployvirtualmachine":       (*Sim).deploy,
@@ -274,7 +275,7 @@ func (s *Sim) uploadTemplate(a args) (any, *failure) {
 const beingUploaded = "The volume is either getting uploaded or it may be initiated shutdown please wait for it to be completed"
 
 func (s *Sim) deleteVolume(a args) (any, *failure) {
-	v := s.world.volume(a["id"])
+	v := s.volume(a["id"])
 	switch {
 	case v.machine != "":
 		return nil, invalid("Please specify a volume that is not attached to any VM.")
@@ -291,7 +292,7 @@ func (s *Sim) drop(v *volume) {
 }
 
 func (s *Sim) deleteTemplate(a args) (any, *failure) {
-	t := s.world.template(a["id"])
+	t := s.template(a["id"])
 	if t.status == "Not Uploaded" || t.status == "Upload in progress" {
 		return nil, invalid("The template is either getting uploaded or it may be initiated shutdown please wait for it to be completed")
 	}
@@ -322,7 +323,7 @@ func (s *Sim) createVolume(a args) (any, *failure) {
 }
 
 func (s *Sim) createTemplate(a args) (any, *failure) {
-	v := s.world.volume(a["volumeid"])
+	v := s.volume(a["volumeid"])
 	if v == nil || v.state != "Ready" || v.machine != "" {
 		return nil, invalid("The volume is not ready or is attached to a running VM")
 	}
@@ -333,7 +334,7 @@ func (s *Sim) createTemplate(a args) (any, *failure) {
 }
 
 func (s *Sim) attachVolume(a args) (any, *failure) {
-	v, m := s.world.volume(a["id"]), s.world.machine(a["virtualmachineid"])
+	v, m := s.volume(a["id"]), s.machine(a["virtualmachineid"])
 	switch {
 	case v.machine != "":
 		return nil, invalid("Please specify a volume that is not attached to any VM.")
@@ -367,7 +368,7 @@ func (s *Sim) freeDevice(id string) int {
 }
 
 func (s *Sim) detachVolume(a args) (any, *failure) {
-	v := s.world.volume(a["id"])
+	v := s.volume(a["id"])
 	switch {
 	case v == nil:
 		return nil, invalid("please provide the id of the volume")
@@ -375,7 +376,7 @@ func (s *Sim) detachVolume(a args) (any, *failure) {
 		return nil, invalid("The specified volume is not attached to a VM.")
 	case v.machine == WorkerID:
 		s.unplug(v)
-	case v.kind == "ROOT" && s.world.machine(v.machine).state != "Stopped":
+	case v.kind == "ROOT" && s.machine(v.machine).state != "Stopped":
 		return nil, invalid("Please specify a VM that is in the stopped state when detaching ROOT volume")
 	}
 	v.machine, v.device = "", 0
@@ -472,6 +473,15 @@ func (s *Sim) adapters(m *machine, a args) *failure {
 	return nil
 }
 
+func (s *Sim) addNIC(a args) (any, *failure) {
+	m := s.machine(a["virtualmachineid"])
+	one := args{"iptonetworklist[0].networkid": a["networkid"], "iptonetworklist[0].mac": a["macaddress"], "iptonetworklist[0].ip": a["ipaddress"]}
+	if fail := s.adapters(m, one); fail != nil {
+		return nil, fail
+	}
+	return entity{"virtualmachine": s.machineJSON(m)}, nil
+}
+
 func (s *Sim) deploy(a args) (any, *failure) {
 	m := &machine{id: newID(), name: a["name"], display: a["displayname"], state: "Running", keypairs: a.list("keypairs"), affinity: a.list("affinitygroupids"),
 		groups: a.list("securitygroupids"), project: a["projectid"], tags: map[string]string{}}
@@ -492,7 +502,7 @@ func (s *Sim) deploy(a args) (any, *failure) {
 	case (a["templateid"] == "") == (a["volumeid"] == ""):
 		return nil, invalid("one of templateid and volumeid is to be given")
 	case a["templateid"] != "":
-		t := s.world.template(a["templateid"])
+		t := s.template(a["templateid"])
 		if !t.ready {
 			return nil, invalid("Unable to use template %s: it is not ready", t.id)
 		}
@@ -501,7 +511,7 @@ func (s *Sim) deploy(a args) (any, *failure) {
 		if s.older("4.21") {
 			return nil, invalid("Received unknown parameters for command deployVirtualMachine. Unknown parameters: [volumeid]")
 		}
-		root = s.world.volume(a["volumeid"])
+		root = s.volume(a["volumeid"])
 		switch {
 		case s.o.Hypervisor != "KVM":
 			return nil, invalid("Deploying a virtual machine with existing volume/snapshot is supported only from KVM hypervisors")
@@ -528,7 +538,7 @@ func (s *Sim) deploy(a args) (any, *failure) {
 		}
 	}
 	root.state, root.kind, root.machine, root.primary = "Ready", "ROOT", m.id, true
-	if s.world.volume(root.id) == nil {
+	if s.volume(root.id) == nil {
 		s.volumes = append(s.volumes, root)
 	}
 	s.machines = append(s.machines, m)
@@ -543,7 +553,7 @@ func (s *Sim) older(than string) bool {
 }
 
 func (s *Sim) start(a args) (any, *failure) {
-	m := s.world.machine(a["id"])
+	m := s.machine(a["id"])
 	if m.state != "Stopped" && m.state != "Running" {
 		return nil, invalid("VM with UUID [%s] in state %s cannot be started", m.id, m.state)
 	}
@@ -552,14 +562,14 @@ func (s *Sim) start(a args) (any, *failure) {
 }
 
 func (s *Sim) stop(a args) (any, *failure) {
-	m := s.world.machine(a["id"])
+	m := s.machine(a["id"])
 	m.state = "Stopped"
 	return entity{"virtualmachine": s.machineJSON(m)}, nil
 }
 
 // destroy removes the root disk with the machine; other disks stay.
 func (s *Sim) destroy(a args) (any, *failure) {
-	m := s.world.machine(a["id"])
+	m := s.machine(a["id"])
 	m.state = "Destroyed"
 	if a["expunge"] != "true" {
 		return entity{"virtualmachine": s.machineJSON(m)}, nil
@@ -587,15 +597,15 @@ func (s *Sim) tag(a args) (any, *failure) {
 		var tags *map[string]string
 		switch strings.ToLower(a["resourcetype"]) {
 		case "uservm":
-			if m := s.world.machine(id); m != nil {
+			if m := s.machine(id); m != nil {
 				tags = &m.tags
 			}
 		case "volume":
-			if v := s.world.volume(id); v != nil {
+			if v := s.volume(id); v != nil {
 				tags = &v.tags
 			}
 		case "template":
-			if t := s.world.template(id); t != nil {
+			if t := s.template(id); t != nil {
 				tags = &t.tags
 			}
 		}

@@ -265,7 +265,7 @@ func TestUpload(t *testing.T) {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 		s.mu.Lock()
-		if v := s.world.volume(k["id"].(string)); v.state != c.state {
+		if v := s.volume(k["id"].(string)); v.state != c.state {
 			t.Errorf("%s: the volume is %s, want %s", c.name, v.state, c.state)
 		} else if c.state == "Uploaded" && (!bytes.Equal(v.file, image) || v.size != 1<<20) {
 			t.Errorf("%s: %d bytes landed as a disk of %d", c.name, len(v.file), v.size)

@@ -204,7 +204,7 @@ func (s *Sim) volumeJSON(v *volume) entity {
 	if v.primary {
 		e["storage"], e["storageid"], e["path"] = Pool, s.poolID, v.id
 	}
-	if m := s.world.machine(v.machine); m != nil {
+	if m := s.machine(v.machine); m != nil {
 		e["virtualmachineid"], e["vmname"], e["vmdisplayname"], e["vmstate"], e["deviceid"] = m.id, m.name, m.display, m.state, v.device
 	}
 	if v.machine == WorkerID {

@@ -9,4 +9,6 @@ import (
 )
 
 // Registry is all connectors, in alphabetical order.
-func Registry() *target.Registry { return target.NewRegistry(cloudstack.Kind(), local.Kind(), vmware.Kind()) }
+func Registry() *target.Registry {
+	return target.NewRegistry(cloudstack.Kind(), local.Kind(), vmware.Kind())
+}

@@ -9,12 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"ascend/internal/secret"
 )
 
 // params are the parameters of one API call.
@@ -68,15 +71,20 @@ func (c *client) sign(command string, p params) url.Values {
 			q.Set(k, v)
 		}
 	}
-	var pairs []string
-	for k, v := range q {
-		pairs = append(pairs, strings.ToLower(k+"="+encode(v[0])))
-	}
-	slices.Sort(pairs)
-	m := hmac.New(sha1.New, []byte(c.cfg.secretKey.Reveal()))
-	m.Write([]byte(strings.Join(pairs, "&")))
-	q.Set("signature", base64.StdEncoding.EncodeToString(m.Sum(nil)))
+	q.Set("signature", signature(q, c.cfg.secretKey))
 	return q
+}
+
+// signature signs a call's parameters: sorted by name, and only then put into
+// lower case, as ApiServer.verifyRequest does it.
+func signature(q url.Values, key secret.String) string {
+	var pairs []string
+	for _, k := range slices.Sorted(maps.Keys(q)) {
+		pairs = append(pairs, strings.ToLower(k+"="+encode(q.Get(k))))
+	}
+	m := hmac.New(sha1.New, []byte(key.Reveal()))
+	m.Write([]byte(strings.Join(pairs, "&")))
+	return base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
 
 // attempts at a call that may be repeated.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -375,6 +376,16 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// TestSignature compares with the example of CloudStack's developer guide.
+func TestSignature(t *testing.T) {
+	q := url.Values{"command": {"listUsers"}, "response": {"json"},
+		"apiKey": {"plgWJfZK4gyS3mOMTVmjUVg-X-jlWlnfaUJ9GAbBbf9EdM-kAYMmAiLqzzq1ElZLYq_u38zCm0bewzGUdP66mg"}}
+	key := secret.New("VDaACYb0LV9eNjTetIOElcVQkvJck_J_QljX_FcHRj87ZKiy0z0ty0ZsYBkoXkY9b7eq1EhwJaw7FF3akA3KBQ")
+	if got := signature(q, key); got != "TTpdDq/7j/J58XCRHomKoQXEQds=" {
+		t.Errorf("the guide's call is signed %s", got)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	p := startPeer(t, cssim.Options{Plain: true}, nil)
 	file := filepath.Join(t.TempDir(), "empty.pem")
@@ -538,5 +549,48 @@ func TestAnswers(t *testing.T) {
 		if _, err := p.open(t).Inventory(t.Context()); err == nil || target.IsPermanent(err) != c.permanent {
 			t.Errorf("%d %s: %v", c.status, c.body, err)
 		}
+	}
+}
+
+// TestBackslash: a name that the server's search does not find is found.
+func TestBackslash(t *testing.T) {
+	p := startPeer(t, cssim.Options{}, nil)
+	p.Foreign(`a\b`)
+	tgt := p.open(t)
+	o, _ := order(t, p, "slash", tgt.deliveries()[0], 1)
+	o.Machine.Name = `a\b`
+	if _, err := tgt.Begin(t.Context(), o, new(targettest.MemRecorder)); !errors.Is(err, target.ErrExists) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestOtherSize: an image in which the platform reads a disk of another size is
+// not the one that was sent.
+func TestOtherSize(t *testing.T) {
+	p := startPeer(t, cssim.Options{}, nil)
+	tgt := p.open(t)
+	o, files := order(t, p, "size", tgt.deliveries()[0], 1, 1)
+	for i := range o.Disks {
+		o.Disks[i].Virtual += 512
+	}
+	rec := new(targettest.MemRecorder)
+	s, err := tgt.Begin(t.Context(), o, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	for i, f := range files {
+		if err := send(t.Context(), s, i, f); !errors.Is(err, target.ErrDigest) {
+			t.Errorf("disk %d: %v", i, err)
+		}
+	}
+	if v, err := s.Finish(t.Context()); err == nil {
+		t.Errorf("a machine was made: %+v", v)
+	}
+	if err := targettest.UndoAll(t.Context(), tgt, rec); err != nil {
+		t.Error(err)
+	}
+	if inv := p.Sim.Inventory(); len(inv) != 0 {
+		t.Errorf("left: %q", inv)
 	}
 }

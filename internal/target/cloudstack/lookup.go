@@ -255,9 +255,14 @@ func (t *cloud) templateNamed(ctx context.Context, f *facts, name string) (*temp
 	return nil, nil
 }
 
-// machines lists the machines of a display name that are not yet expunged.
+// machinesNamed lists the machines of a display name that are not yet expunged.
+// The server looks for the name with SQL's LIKE, in which a backslash is special.
 func (t *cloud) machinesNamed(ctx context.Context, f *facts, display string) ([]machineRow, error) {
-	all, err := list[machineRow](ctx, t.c, "listVirtualMachines", "virtualmachine", f.owned(params{"name": display, "listall": "true"}))
+	p := params{"name": display, "listall": "true"}
+	if strings.Contains(display, `\`) {
+		delete(p, "name")
+	}
+	all, err := list[machineRow](ctx, t.c, "listVirtualMachines", "virtualmachine", f.owned(p))
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for machines named %q: %w", display, translate(err))
 	}

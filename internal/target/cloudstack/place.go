@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ascend/internal/disk"
 	"ascend/internal/disk/open"
 	"ascend/internal/target"
@@ -159,7 +161,7 @@ func (s *session) openFile(ctx context.Context, i int) (*fileUpload, error) {
 	if err := s.record(ctx, kindFile, name, "", false, map[string]string{dataDir: s.t.cfg.poolDir}); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(s.t.cfg.poolDir, name), os.O_CREATE|os.O_RDWR|openNoFollow, 0o644) //nolint:gosec // the hypervisor's user reads it
+	f, err := os.OpenFile(filepath.Join(s.t.cfg.poolDir, name), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o644) //nolint:gosec // the hypervisor's user reads it
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a file on primary storage: %w", err)
 	}
@@ -258,7 +260,8 @@ func (t *cloud) device(ctx context.Context, id string, size int64) (*os.File, er
 	began := time.Now()
 	for {
 		for _, p := range paths {
-			f, err := os.OpenFile(p, os.O_RDWR|openExclusive, 0)
+			// On a block device O_EXCL without O_CREAT fails while it is in use.
+			f, err := os.OpenFile(p, os.O_RDWR|unix.O_EXCL, 0)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}

@@ -162,16 +162,29 @@ func (s *session) state(ctx context.Context, i int) (whole, failed bool, word st
 		if err != nil || t == nil {
 			return false, t == nil, "gone", err
 		}
-		return t.Ready, strings.Contains(t.Status, "Error") || strings.Contains(t.Status, "Abandoned"), t.Status, nil
+		if t.Ready {
+			err = s.sizeIs(i, t.Size)
+		}
+		return t.Ready && err == nil, strings.Contains(t.Status, "Error") || strings.Contains(t.Status, "Abandoned"), t.Status, err
 	}
 	v, err := s.t.volumeNamed(ctx, s.f, s.name(i))
 	if err != nil || v == nil {
 		return false, v == nil, "gone", err
 	}
-	if v.State == "Uploaded" && v.Size != 0 && v.Size != s.order.Disks[i].Virtual {
-		return false, true, "", fmt.Errorf("%w: the platform reads a disk of %d bytes in it, not %d", target.ErrDigest, v.Size, s.order.Disks[i].Virtual)
+	there := v.State == "Uploaded" || v.State == "Ready"
+	if there {
+		err = s.sizeIs(i, v.Size)
 	}
-	return v.State == "Uploaded" || v.State == "Ready", v.State == "UploadError" || v.State == "UploadAbandoned", v.State, nil
+	return there && err == nil, v.State == "UploadError" || v.State == "UploadAbandoned", v.State, err
+}
+
+// sizeIs compares the size that the platform reads in disk i's image; 0 is not
+// known.
+func (s *session) sizeIs(i int, size int64) error {
+	if want := s.order.Disks[i].Virtual; size != 0 && size != want {
+		return fmt.Errorf("%w: the platform reads a disk of %d bytes in it, not %d", target.ErrDigest, size, want)
+	}
+	return nil
 }
 
 // stream is the upload of one disk: what is appended becomes the middle of one

@@ -176,11 +176,12 @@ var lists = map[string]listing{
 		}
 		return matching(out, a, "id", "name")
 	}},
-	// "name" is a part of the name or of the display name.
+	// "name" is a part of the display name, in a LIKE that takes a backslash for an
+	// escape.
 	"listvirtualmachines": {"virtualmachine", func(s *Sim, a args) []entity {
 		var out []entity
 		for _, m := range s.machines {
-			if n := strings.ToLower(a["name"]); n == "" || strings.Contains(strings.ToLower(m.name), n) || strings.Contains(strings.ToLower(m.display), n) {
+			if n := strings.ToLower(strings.ReplaceAll(a["name"], `\`, "")); n == "" || strings.Contains(strings.ToLower(m.display), n) {
 				out = append(out, s.machineJSON(m))
 			}
 		}

@@ -138,6 +138,21 @@ func call(t *testing.T, s *Sim, edit func(url.Values), pairs ...string) (int, ma
 	return res.StatusCode, nil
 }
 
+// TestSignature compares with the example of CloudStack's developer guide, and
+// has names whose order is another in lower case.
+func TestSignature(t *testing.T) {
+	q := url.Values{"command": {"listUsers"}, "response": {"json"},
+		"apiKey": {"plgWJfZK4gyS3mOMTVmjUVg-X-jlWlnfaUJ9GAbBbf9EdM-kAYMmAiLqzzq1ElZLYq_u38zCm0bewzGUdP66mg"}}
+	const key = "VDaACYb0LV9eNjTetIOElcVQkvJck_J_QljX_FcHRj87ZKiy0z0ty0ZsYBkoXkY9b7eq1EhwJaw7FF3akA3KBQ"
+	if got := sign(q, key); got != "TTpdDq/7j/J58XCRHomKoQXEQds=" {
+		t.Errorf("the guide's call is signed %s", got)
+	}
+	before := sign(url.Values{"d[0].UEFI": {"a"}, "d[0].ascend": {"b"}}, key)
+	if before == sign(url.Values{"d[0].uefi": {"a"}, "d[0].ascend": {"b"}}, key) {
+		t.Error("names are sorted in lower case")
+	}
+}
+
 func TestStrict(t *testing.T) {
 	s := start(t, Options{Denied: []string{"createTags"}})
 	zone := s.zoneID

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -207,17 +208,16 @@ func encode(v string) string {
 	return b.String()
 }
 
-// sign is the signature of a call, by CloudStack's developer guide: the
-// parameters sorted by name, all in lower case, HMAC-SHA1, Base64.
+// sign is the signature of a call, as ApiServer.verifyRequest computes it: the
+// parameters sorted by name as they were sent, then all in lower case, HMAC-SHA1,
+// Base64.
 func sign(q url.Values, secret string) string {
 	var pairs []string
-	for k, vs := range q {
-		if strings.EqualFold(k, "signature") {
-			continue
+	for _, k := range slices.Sorted(maps.Keys(q)) {
+		if !strings.EqualFold(k, "signature") {
+			pairs = append(pairs, strings.ToLower(k+"="+encode(q.Get(k))))
 		}
-		pairs = append(pairs, strings.ToLower(k)+"="+strings.ToLower(encode(vs[0])))
 	}
-	slices.Sort(pairs)
 	m := hmac.New(sha1.New, []byte(secret))
 	m.Write([]byte(strings.Join(pairs, "&")))
 	return base64.StdEncoding.EncodeToString(m.Sum(nil))

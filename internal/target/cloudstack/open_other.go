@@ -1,5 +1,0 @@
-//go:build !linux
-
-package cloudstack
-
-const openNoFollow, openExclusive = 0, 0

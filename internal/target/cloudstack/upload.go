@@ -248,12 +248,13 @@ func (u *stream) begin(ctx context.Context) (*io.PipeWriter, error) {
 		return nil, translate(err)
 	}
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.failed != nil { // aborted meanwhile
+	if failed = u.failed; failed != nil { // aborted meanwhile
+		u.mu.Unlock()
 		u.s.spoil(k)
 		<-u.s.gate
-		return nil, u.failed
+		return nil, failed
 	}
+	defer u.mu.Unlock()
 	rctx, cancel := context.WithCancelCause(u.s.life)
 	u.ticket, u.cancel, u.done = k, cancel, make(chan struct{})
 	u.r, u.w = io.Pipe()

@@ -41,11 +41,11 @@ func (s *Sim) run(c *command, a args) (any, *failure) {
 	if fail != nil && fail.code != codeInternal && fail.code != codeCapacity {
 		return nil, fail // refused at once
 	}
-	id, _ := a["id"], ""
+	id := a["id"]
 	if e, ok := out.(entity); ok {
 		for _, v := range e {
 			if inner, ok := v.(entity); ok {
-				id, _ = inner["id"].(string)
+				id, _ = inner["id"].(string) // what has none tells none
 			}
 		}
 	}

@@ -15,7 +15,7 @@ import (
 
 // bytes is what a volume holds.
 func (s *Sim) bytes(v *volume) []byte {
-	name := v.device0
+	name := v.node
 	if v.place != "" {
 		name = filepath.Join(s.o.Dir, v.place)
 	}
@@ -43,8 +43,8 @@ func (s *Sim) removePlace(v *volume) {
 	if v.place != "" {
 		_ = os.Remove(filepath.Join(s.o.Dir, v.place))
 	}
-	if v.device0 != "" {
-		_ = os.Remove(v.device0)
+	if v.node != "" {
+		_ = os.Remove(v.node)
 	}
 }
 
@@ -56,14 +56,14 @@ func (s *Sim) plug(v *volume) *failure {
 		return invalid("the simulated cloud has no worker")
 	}
 	serial := strings.ReplaceAll(v.id, "-", "")[:20]
-	v.device0 = filepath.Join(s.o.Devices, "store-"+serial)
-	f, err := os.OpenFile(v.device0, os.O_CREATE|os.O_RDWR, 0o600)
+	v.node = filepath.Join(s.o.Devices, "store-"+serial)
+	f, err := os.OpenFile(v.node, os.O_CREATE|os.O_RDWR, 0o600)
 	if err == nil {
 		err = f.Truncate(v.size)
 		_ = f.Close()
 	}
 	if err == nil {
-		err = os.Symlink(filepath.Base(v.device0), filepath.Join(s.o.Devices, "virtio-"+serial))
+		err = os.Symlink(filepath.Base(v.node), filepath.Join(s.o.Devices, "virtio-"+serial))
 	}
 	if err != nil {
 		return refuse(codeInternal, "%v", err)

@@ -112,7 +112,7 @@ func Start(o Options) (*Sim, error) {
 	if s.table, err = readTable(); err != nil {
 		return nil, err
 	}
-	s.world = newWorld(o)
+	s.world = newWorld()
 	var conf *tls.Config
 	scheme := "http"
 	if !o.Plain {

@@ -38,7 +38,7 @@ func (s *Sim) permission(data string) string {
 }
 
 func (s *Sim) serveUpload(w http.ResponseWriter, r *http.Request) {
-	status, text := s.receive(w, r)
+	status, text := s.receive(r)
 	if status < 0 {
 		panic(http.ErrAbortHandler)
 	}
@@ -47,7 +47,7 @@ func (s *Sim) serveUpload(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, text)
 }
 
-func (s *Sim) receive(_ http.ResponseWriter, r *http.Request) (int, string) {
+func (s *Sim) receive(r *http.Request) (int, string) {
 	if r.Method != http.MethodPost {
 		return http.StatusBadRequest, "only post requests are allowed"
 	}

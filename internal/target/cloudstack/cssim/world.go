@@ -51,7 +51,7 @@ type volume struct {
 	size                  int64
 	file                  []byte
 	format                string // of file, as qemu-img says it
-	device0               string // path of the file that stands for the device in the worker
+	node                  string // path of the file that stands for the device in the worker
 	place                 string // path below Options.Dir instead of file
 	offering, template    string
 	primary               bool
@@ -92,7 +92,7 @@ type job struct {
 	fail   *failure
 }
 
-func newWorld(o Options) world {
+func newWorld() world {
 	w := world{
 		zoneID: newID(), clusterID: newID(), poolID: newID(), domainID: newID(), projectID: newID(),
 		uploads: map[string]*upload{}, jobs: map[string]*job{},
@@ -113,7 +113,6 @@ func newWorld(o Options) world {
 	for _, n := range []string{"Debian GNU/Linux 12 (64-bit)", "Other Linux (64-bit)", "Windows Server 2019 (64-bit)", "Other (64-bit)"} {
 		w.osTypes = append(w.osTypes, entity{"id": newID(), "description": n, "name": n})
 	}
-	_ = o
 	return w
 }
 

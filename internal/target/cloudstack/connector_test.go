@@ -325,7 +325,7 @@ func TestTooSlow(t *testing.T) {
 	if err := st.Append(t.Context(), files[0][:1000]); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(strings.Join(p.Sim.Inventory(), ""), "Upload Error"); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(strings.Join(p.Sim.Inventory(), ""), "UploadError"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the simulated cloud does not give up")
 		}

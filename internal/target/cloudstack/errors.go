@@ -108,7 +108,7 @@ func isGone(err error) bool {
 }
 
 // isUploading: CloudStack deletes nothing that is being uploaded.
-func isUploading(err error) bool { return says(err, "getting uploaded") }
+func isUploading(err error) bool { return says(err, "getting uploaded", "not uploading") }
 
 // unsure tells whether err leaves open if the call was carried out: it broke off
 // or something between us and the server answered.

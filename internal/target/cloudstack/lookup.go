@@ -78,7 +78,7 @@ type volumeRow struct {
 type templateRow struct {
 	row
 	Ready  bool   `json:"isready"`
-	Status string `json:"status"`
+	Status string `json:"status"` // of an upload that is not complete: its state, or how far it is
 	Size   int64  `json:"size"`
 }
 

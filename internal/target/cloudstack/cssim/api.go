@@ -268,12 +268,12 @@ func (s *Sim) uploadTemplate(a args) (any, *failure) {
 	if fail := s.formatOf(a); fail != nil {
 		return nil, fail
 	}
-	t := &template{id: newID(), name: a["name"], status: "Not Uploaded", osType: a["ostypeid"], details: a.merged("details"), created: time.Now()}
+	t := &template{id: newID(), name: a["name"], status: "NotUploaded", osType: a["ostypeid"], details: a.merged("details"), created: time.Now()}
 	s.templates = append(s.templates, t)
 	return entity{"getuploadparams": s.permit(t.id, nil, t)}, nil
 }
 
-const beingUploaded = "The volume is either getting uploaded or it may be initiated shutdown please wait for it to be completed"
+const beingUploaded = "The volume is either getting uploaded or it may be initiated shortly, please wait for it to be completed"
 
 func (s *Sim) deleteVolume(a args) (any, *failure) {
 	v := s.volume(a["id"])
@@ -294,8 +294,8 @@ func (s *Sim) drop(v *volume) {
 
 func (s *Sim) deleteTemplate(a args) (any, *failure) {
 	t := s.template(a["id"])
-	if t.status == "Not Uploaded" || t.status == "Upload in progress" {
-		return nil, invalid("The template is either getting uploaded or it may be initiated shutdown please wait for it to be completed")
+	if t.status == "NotUploaded" || t.status == "0% Downloaded" {
+		return nil, invalid("The template is either getting uploaded or it may be initiated shortly, please wait for it to be completed")
 	}
 	for _, m := range s.machines {
 		if m.template == t.id && a["forced"] != "true" {

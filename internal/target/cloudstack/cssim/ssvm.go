@@ -88,7 +88,7 @@ func (s *Sim) receive(r *http.Request) (int, string) {
 			u.volume.state = "UploadInProgress"
 		}
 		if !used && u.template != nil {
-			u.template.status = "Upload in progress"
+			u.template.status = "0% Downloaded"
 		}
 	})
 	if used {

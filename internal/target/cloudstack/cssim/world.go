@@ -178,14 +178,14 @@ func (u *upload) end(state string) {
 	if v := u.volume; v != nil && (v.state == "NotUploaded" || v.state == "UploadInProgress") {
 		v.state = state
 	}
-	if t := u.template; t != nil && !t.ready && (t.status == "Not Uploaded" || t.status == "Upload in progress") {
-		t.status = map[string]string{"UploadAbandoned": "Upload Abandoned", "UploadError": "Upload Error"}[state]
+	if t := u.template; t != nil && !t.ready && (t.status == "NotUploaded" || t.status == "0% Downloaded") {
+		t.status = state
 	}
 }
 
 func (u *upload) pending() bool {
 	return u.volume != nil && (u.volume.state == "NotUploaded" || u.volume.state == "UploadInProgress") ||
-		u.template != nil && (u.template.status == "Not Uploaded" || u.template.status == "Upload in progress")
+		u.template != nil && (u.template.status == "NotUploaded" || u.template.status == "0% Downloaded")
 }
 
 func tagsJSON(tags map[string]string) []entity {

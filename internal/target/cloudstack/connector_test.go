@@ -236,6 +236,55 @@ func TestNoOrphan(t *testing.T) {
 	}
 }
 
+// TestMonitor: the cloud notices late what became of an upload; until then it
+// deletes nothing, and says nothing of what has landed.
+func TestMonitor(t *testing.T) {
+	p := startPeer(t, cssim.Options{Monitor: 40 * time.Millisecond}, nil)
+	tgt := p.open(t)
+	o, files := order(t, p, "monitor", tgt.deliveries()[0], 1, 1)
+	rec := new(targettest.MemRecorder)
+	s, err := tgt.Begin(t.Context(), o, rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	p.FailUploads(1, cssim.UploadFault{After: 1000})
+	if err := send(t.Context(), s, 0, files[0]); err == nil {
+		t.Error("a broken upload is no error")
+	}
+	for i, f := range files {
+		if err := send(t.Context(), s, i, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range files {
+		if b := p.Read(t, o, i); !strings.HasPrefix(string(b), fmt.Sprintf("disk %d of monitor", i)) {
+			t.Errorf("disk %d is not what was sent", i)
+		}
+	}
+	if err := targettest.UndoAll(t.Context(), tgt, rec); err != nil {
+		t.Error(err)
+	}
+	// One that is given up after its permission was asked for.
+	o.Job, rec = "given-up", &targettest.MemRecorder{FailAt: 2}
+	if _, err := restoreAll(t, tgt, o, files, rec); !errors.Is(err, targettest.ErrRecorder) {
+		t.Errorf("%v", err)
+	}
+	rec2 := new(targettest.MemRecorder)
+	if err := rec2.Record(t.Context(), rec.History()[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := targettest.UndoAll(t.Context(), tgt, rec2); err != nil {
+		t.Error(err)
+	}
+	if inv := p.Sim.Inventory(); len(inv) != 0 {
+		t.Errorf("left: %q", inv)
+	}
+}
+
 // TestJobsFail: a deployment that fails leaves nothing and can be repeated; so
 // can attaching.
 func TestJobsFail(t *testing.T) {

@@ -54,6 +54,9 @@ type Options struct {
 	RootVolumes bool
 	// UploadTimeout is upload.operation.timeout; 0: 10 minutes.
 	UploadTimeout time.Duration
+	// Monitor is upload.monitoring.interval: how late the cloud notices what became
+	// of an upload.
+	Monitor time.Duration
 	// Denied commands are those that the account's role does not allow.
 	Denied []string
 	// Dir, when not empty, stands for the NFS export of primary storage: importVm

@@ -60,8 +60,12 @@ func (s *Sim) receive(r *http.Request) (int, string) {
 		return http.StatusBadRequest, "signature validation failed."
 	}
 	set := func(f func()) { s.mu.Lock(); defer s.mu.Unlock(); f() }
+	later := set
+	if s.o.Monitor > 0 {
+		later = func(f func()) { time.AfterFunc(s.o.Monitor, func() { set(f) }) }
+	}
 	broken := func(status int, text string) (int, string) {
-		set(func() { u.end("UploadError") })
+		later(func() { u.end("UploadError") })
 		return status, text
 	}
 	fault := s.faults.upload()
@@ -113,7 +117,7 @@ func (s *Sim) receive(r *http.Request) (int, string) {
 	if fault.Spoil {
 		return broken(http.StatusOK, "upload successful.")
 	}
-	set(func() {
+	later(func() {
 		if v := u.volume; v != nil && u.pending() {
 			v.state, v.file, v.size, v.format = "Uploaded", file, size, "qcow2"
 		}

@@ -108,6 +108,8 @@ require (
 	go.yaml.in/yaml/v3 v3.0.6 // indirect
 )
 
+require github.com/apache/cloudstack-go/v2 v2.18.0 // indirect
+
 require (
 	github.com/VividCortex/ewma v1.2.0 // indirect
 	github.com/acarl005/stripansi v0.0.0-20180116102854-5a71ef0e047d // indirect
@@ -120,3 +122,5 @@ require (
 	golang.org/x/tools v0.52.0 // indirect
 	kernel.org/pub/linux/libs/security/libcap/psx v1.2.77 // indirect
 )
+
+tool github.com/apache/cloudstack-go/v2/generate

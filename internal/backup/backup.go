@@ -1,10 +1,12 @@
 // Package backup finds the backups in a folder and reads what they say of their
-// machine. It reads three kinds of things, side by side in one tree:
+// machine. It reads these kinds of things, side by side in one tree:
 //
 //   - the layout that the platform's own backup phases write (context.go):
 //     ctx-<vm>-<timestamp>/disk-<N>/backup-<vm>-disk<N>-<timestamp>.qcow2 with
 //     JSON sidecars and chain.json, full and incremental;
 //   - OVA archives and OVF folders (package.go), whose disks are read in place;
+//   - images with CloudStack's own description of their machines beside them
+//     (cloudstack.go);
 //   - bare image files (image.go), each a backup of one disk, or of one machine
 //     together where a vm.json stands beside them.
 //
@@ -45,6 +47,8 @@ const (
 	LayoutOVA     Layout = "ova"
 	LayoutOVF     Layout = "ovf"
 	LayoutImage   Layout = "image" // bare image files
+	// LayoutCloudStack is images beside answers of CloudStack's API.
+	LayoutCloudStack Layout = "cloudstack"
 )
 
 // Backup is one machine at one point in time.

@@ -162,6 +162,9 @@ func (l *lister) classify(ctx context.Context, f *folder, left *int) (jobs []job
 		}
 	}
 	if ctx.Err() == nil {
+		if e := l.export(f); e != nil {
+			jobs = append(jobs, l.exported(f, e, taken)...)
+		}
 		jobs = append(jobs, l.images(f, taken)...)
 	}
 	return jobs, skip

@@ -4,11 +4,12 @@ package all
 import (
 	"ascend/internal/target"
 	"ascend/internal/target/azure"
+	"ascend/internal/target/cloudstack"
 	"ascend/internal/target/local"
 	"ascend/internal/target/vmware"
 )
 
 // Registry is all connectors, in alphabetical order.
 func Registry() *target.Registry {
-	return target.NewRegistry(azure.Kind(), local.Kind(), vmware.Kind())
+	return target.NewRegistry(azure.Kind(), cloudstack.Kind(), local.Kind(), vmware.Kind())
 }

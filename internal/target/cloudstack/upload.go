@@ -1,0 +1,462 @@
+package cloudstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ascend/internal/target"
+)
+
+// ticket is the permission to send one disk, once.
+type ticket struct {
+	ID        string `json:"id"`
+	URL       string `json:"postURL"`
+	Metadata  string `json:"metadata"`
+	Signature string `json:"signature"`
+	Expires   string `json:"expires"`
+	asked     time.Time
+}
+
+// window is how long CloudStack gives the upload (upload.operation.timeout): one
+// that takes longer is given up by the server. 0 when not known.
+func (k *ticket) window() time.Duration {
+	if t, err := time.Parse(time.RFC3339, k.Expires); err == nil {
+		return t.Sub(k.asked)
+	}
+	return 0
+}
+
+// reserve makes way for disk i and asks for the permission to upload it.
+func (s *session) reserve(ctx context.Context, i int) (*ticket, error) {
+	kind, name := s.kind(i), s.name(i)
+	if err := s.t.removeNamed(ctx, s.f, kind, name); err != nil {
+		return nil, fmt.Errorf("cannot remove what an interrupted upload left: %w", err)
+	}
+	if err := s.record(ctx, kind, name, "", false, nil); err != nil {
+		return nil, err
+	}
+	command := "getUploadParamsForVolume"
+	p := params{"name": name, "format": "QCOW2", "zoneid": s.place.zone.ID, "diskofferingid": s.place.disks[i]}
+	if kind == kindTemplate {
+		delete(p, "diskofferingid")
+		command = "getUploadParamsForTemplate"
+		p["displaytext"], p["hypervisor"], p["ostypeid"] = s.display, "KVM", s.place.osType
+		p["requireshvm"], p["ispublic"] = "true", "false"
+		for k, v := range s.place.details(s.order, s.f.version) {
+			if k == "rootDiskController" || k == "nicAdapter" {
+				p["details[0]."+k] = v
+			}
+		}
+	}
+	var out struct {
+		Ticket ticket `json:"getuploadparams"`
+	}
+	if err := s.t.c.call(ctx, command, s.f.owned(p), &out); err != nil {
+		return nil, err
+	}
+	k := &out.Ticket
+	k.asked = time.Now()
+	u, err := url.Parse(k.URL)
+	switch {
+	case err != nil || u.Host == "" || k.ID == "" || k.Signature == "":
+		return nil, permanent("the answer to "+command+" is not complete", "check that the secondary storage VM runs")
+	case u.Scheme != "https" && !s.t.cfg.insecure:
+		s.spoil(k)
+		return nil, permanent("the cloud wants disks to be sent to "+u.Host+" without encryption", "set use.https.to.upload=true and secstorage.ssl.cert.domain in the cloud, or insecure=true here")
+	}
+	if err := s.record(ctx, kind, name, k.ID, false, nil); err != nil {
+		s.spoil(k)
+		return nil, err
+	}
+	s.mu.Lock()
+	s.disks[i].id = k.ID
+	s.mu.Unlock()
+	return k, nil
+}
+
+// The parts of the body around the file (RFC 7578). The service takes the name's
+// ending for the format.
+const (
+	boundary = "ascend-7f3b1c52a9e84d06"
+	tail     = "\r\n--" + boundary + "--\r\n"
+)
+
+func head(i int) string {
+	return fmt.Sprintf("--%s\r\nContent-Disposition: form-data; name=\"files[]\"; filename=\"disk-%d.qcow2\"\r\nContent-Type: application/octet-stream\r\n\r\n", boundary, i)
+}
+
+// post sends body as the one file of an upload. Its errors and status are those
+// of the service; the body's length is exact.
+func (s *session) post(ctx context.Context, k *ticket, i int, body io.Reader, size int64) error {
+	h := head(i)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, k.URL, io.MultiReader(strings.NewReader(h), body, strings.NewReader(tail)))
+	if err != nil {
+		return errors.New("the upload's address is not valid")
+	}
+	req.ContentLength = int64(len(h)) + size + int64(len(tail))
+	req.Header.Set("Content-Type", "multipart/form-data; boundary="+boundary)
+	req.Header.Set("User-Agent", "ascend")
+	req.Header.Set("X-signature", k.Signature)
+	req.Header.Set("X-metadata", k.Metadata)
+	req.Header.Set("X-expires", k.Expires)
+	res, err := s.t.c.http.Do(req)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			return cause
+		}
+		return fmt.Errorf("the transfer to %s broke: %w", req.URL.Host, translate(err))
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10)) // what is missing of the text is no loss
+	if res.StatusCode == http.StatusOK {
+		return nil
+	}
+	e := &uploadError{status: res.StatusCode, text: strings.TrimSpace(string(text))}
+	if strings.HasPrefix(e.text, "<") {
+		e.text = ""
+	}
+	return e
+}
+
+// uploadError is an answer of the upload service other than "successful".
+type uploadError struct {
+	status int
+	text   string
+}
+
+func (e *uploadError) Error() string {
+	if e.text == "" {
+		return fmt.Sprintf("the upload was refused with HTTP %d", e.status)
+	}
+	return fmt.Sprintf("the upload was refused: %s (HTTP %d)", e.text, e.status)
+}
+
+func (e *uploadError) Unwrap() error {
+	if strings.Contains(e.text, "not valid anymore") {
+		return target.ErrExpired
+	}
+	return nil
+}
+
+// spoil uses a permission up by sending what is no image. CloudStack deletes no
+// volume whose upload may still come.
+func (s *session) spoil(k *ticket) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	const nothing = "given up"
+	_ = s.post(ctx, k, 0, strings.NewReader(nothing), int64(len(nothing)))
+}
+
+// state is where the upload that ticket k began has come to.
+func (s *session) state(ctx context.Context, i int) (whole, failed bool, word string, err error) {
+	if s.kind(i) == kindTemplate {
+		t, err := s.t.templateNamed(ctx, s.f, s.name(i))
+		if err != nil || t == nil {
+			return false, t == nil, "gone", err
+		}
+		if t.Ready {
+			err = s.sizeIs(i, t.Size)
+		}
+		return t.Ready && err == nil, strings.Contains(t.Status, "Error") || strings.Contains(t.Status, "Abandoned"), t.Status, err
+	}
+	v, err := s.t.volumeNamed(ctx, s.f, s.name(i))
+	if err != nil || v == nil {
+		return false, v == nil, "gone", err
+	}
+	there := v.State == "Uploaded" || v.State == "Ready"
+	if there {
+		err = s.sizeIs(i, v.Size)
+	}
+	return there && err == nil, v.State == "UploadError" || v.State == "UploadAbandoned", v.State, err
+}
+
+// sizeIs compares the size that the platform reads in disk i's image; 0 is not
+// known.
+func (s *session) sizeIs(i int, size int64) error {
+	if want := s.order.Disks[i].Virtual; size != 0 && size != want {
+		return fmt.Errorf("%w: the platform reads a disk of %d bytes in it, not %d", target.ErrDigest, size, want)
+	}
+	return nil
+}
+
+// stream is the upload of one disk: what is appended becomes the middle of one
+// request's body. Append, Complete and Offset are called by one goroutine at a
+// time; Abort by any.
+type stream struct {
+	s    *session
+	i    int
+	size int64
+	sent atomic.Int64
+
+	mu     sync.Mutex
+	ticket *ticket
+	w      *io.PipeWriter
+	r      *io.PipeReader
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when the request is answered
+	err    error         // of the request; valid once done is closed
+	failed error         // why nothing more can be sent
+	landed *target.Landed
+}
+
+var (
+	_ target.StreamUpload = (*stream)(nil)
+
+	errAborted = errors.New("the upload was aborted")
+	errEarly   = errors.New("the server answered before it had all bytes")
+)
+
+func landedStream(s *session, i int, l *target.Landed) *stream {
+	u := &stream{s: s, i: i, size: l.Bytes, landed: l}
+	u.sent.Store(l.Bytes)
+	return u
+}
+
+func (u *stream) what() string { return fmt.Sprintf("disk %d", u.i) }
+
+// begin asks for the permission and makes the request, once.
+func (u *stream) begin(ctx context.Context) (*io.PipeWriter, error) {
+	u.mu.Lock()
+	w, failed, landed := u.w, u.failed, u.landed
+	u.mu.Unlock()
+	switch {
+	case landed != nil:
+		return nil, permanent("it is already complete", "")
+	case failed != nil:
+		return nil, failed
+	case w != nil:
+		return w, nil
+	}
+	select {
+	case u.s.gate <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-u.s.life.Done():
+		return nil, context.Cause(u.s.life)
+	}
+	k, err := u.s.reserve(ctx, u.i)
+	if err != nil {
+		<-u.s.gate
+		return nil, translate(err)
+	}
+	u.mu.Lock()
+	if failed = u.failed; failed != nil { // aborted meanwhile
+		u.mu.Unlock()
+		u.s.spoil(k)
+		<-u.s.gate
+		return nil, failed
+	}
+	defer u.mu.Unlock()
+	rctx, cancel := context.WithCancelCause(u.s.life)
+	u.ticket, u.cancel, u.done = k, cancel, make(chan struct{})
+	u.r, u.w = io.Pipe()
+	go func(r *io.PipeReader, done chan struct{}) {
+		defer close(done)
+		u.err = u.s.post(rctx, k, u.i, r, u.size)
+		if u.err == nil {
+			_ = r.CloseWithError(errEarly)
+		} else {
+			_ = r.CloseWithError(u.err)
+		}
+		cancel(nil)
+		<-u.s.gate
+	}(u.r, u.done)
+	return u.w, nil
+}
+
+// fail ends the request, if err is the first reason to.
+func (u *stream) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.failed == nil && u.landed == nil {
+		u.failed = err
+	}
+	if u.r != nil {
+		_ = u.r.CloseWithError(err)
+		u.cancel(err)
+	}
+}
+
+// reason is why the stream broke; it waits for the request to end, which it
+// does at once, because the body is closed.
+func (u *stream) reason() error {
+	<-u.done
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.failed == nil {
+		if u.failed = u.err; u.failed == nil {
+			u.failed = errEarly
+		}
+	}
+	return u.failed
+}
+
+// Offset is what was sent; a broken stream is opened anew and begins at 0.
+func (u *stream) Offset(context.Context) (int64, error) { return u.sent.Load(), nil }
+
+// piece is how much is written between two looks at the clock.
+const piece = 256 << 10
+
+// Append sends the next bytes. A context that ends breaks the stream.
+func (u *stream) Append(ctx context.Context, p []byte) error {
+	wrap := func(err error) error { return fmt.Errorf("cannot send %s: %w", u.what(), err) }
+	w, err := u.begin(ctx)
+	if err != nil {
+		return wrap(err)
+	}
+	if u.sent.Load()+int64(len(p)) > u.size {
+		err := permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
+		u.fail(err)
+		return wrap(err)
+	}
+	stop := context.AfterFunc(ctx, func() { u.fail(ctx.Err()) })
+	defer stop()
+	stall := u.s.t.cfg.stall
+	clock := time.AfterFunc(stall, func() { u.fail(fmt.Errorf("nothing could be sent for %s", stall)) })
+	defer clock.Stop()
+	for len(p) > 0 {
+		n, err := w.Write(p[:min(len(p), piece)])
+		u.sent.Add(int64(n))
+		p = p[n:]
+		if err != nil {
+			return wrap(u.late(u.reason()))
+		}
+		clock.Reset(stall)
+	}
+	return nil
+}
+
+// late adds to a failure that it came after the time the cloud gives an upload.
+func (u *stream) late(err error) error {
+	u.mu.Lock()
+	k := u.ticket
+	u.mu.Unlock()
+	if k == nil {
+		return err
+	}
+	if w := k.window(); w > 0 && time.Since(k.asked) >= w && err != nil && !errors.Is(err, context.Canceled) {
+		return &problem{
+			msg:  fmt.Sprintf("%v; the cloud gives an upload %s and this one took longer", err, w.Round(time.Minute)),
+			hint: "raise the global setting upload.operation.timeout (minutes) and begin again", kind: target.ErrPermanent, cause: err,
+		}
+	}
+	return err
+}
+
+// Sync does nothing: a broken stream begins again anyway.
+func (u *stream) Sync(context.Context) error { return nil }
+
+// Patch is not possible: the bytes are gone.
+func (u *stream) Patch(context.Context, []byte) error {
+	return permanent("the start of a stream cannot be overwritten", "")
+}
+
+// Complete ends the body, waits for the answer and for the platform to have the
+// disk whole. An answer that something in between made up is not believed: the
+// platform's own word counts.
+func (u *stream) Complete(ctx context.Context, sum target.Sum) (*target.Landed, error) {
+	u.mu.Lock()
+	landed, failed, w, done, k := u.landed, u.failed, u.w, u.done, u.ticket
+	u.mu.Unlock()
+	wrap := func(err error) (*target.Landed, error) {
+		return nil, fmt.Errorf("cannot complete %s: %w", u.what(), translate(err))
+	}
+	sent := u.sent.Load()
+	switch {
+	case landed != nil:
+		out := *landed
+		return &out, nil
+	case failed != nil:
+		return wrap(failed)
+	case w == nil:
+		return wrap(permanent("nothing was sent", ""))
+	case sum.Bytes != 0 && sum.Bytes != sent || sent != u.size:
+		err := permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", sent, u.size, sum.Bytes), "")
+		u.fail(err)
+		return wrap(err)
+	}
+	_ = w.Close()
+	clock := time.NewTimer(u.s.t.cfg.stall)
+	defer clock.Stop()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		u.fail(ctx.Err())
+		<-done
+		return wrap(ctx.Err())
+	case <-clock.C:
+		u.fail(fmt.Errorf("no answer for %s after the last byte", u.s.t.cfg.stall))
+		<-done
+	}
+	if err := u.settle(ctx, u.err); err != nil {
+		if ctx.Err() == nil {
+			u.fail(err)
+		}
+		return wrap(u.late(err))
+	}
+	l, err := u.s.arrived(ctx, u.i, k.ID)
+	if err != nil {
+		return wrap(err)
+	}
+	u.s.tag(ctx, map[string]string{kindVolume: "Volume", kindTemplate: "Template"}[u.s.kind(u.i)], k.ID)
+	u.mu.Lock()
+	u.landed = l
+	u.mu.Unlock()
+	out := *l
+	return &out, nil
+}
+
+// settle waits until the platform has the disk whole or has lost it. sendErr is
+// how the request itself ended.
+func (u *stream) settle(ctx context.Context, sendErr error) error {
+	var up *uploadError
+	if errors.As(sendErr, &up) && up.status < 500 {
+		return sendErr
+	}
+	began, pause := time.Now(), u.s.t.cfg.pause/8
+	for {
+		whole, failed, word, err := u.s.state(ctx, u.i)
+		switch {
+		case err != nil && (errors.Is(err, target.ErrDigest) || ctx.Err() != nil):
+			return err
+		case err == nil && whole:
+			return nil
+		case err == nil && failed && sendErr != nil:
+			return sendErr
+		case err == nil && failed:
+			return fmt.Errorf("the platform could not use what was sent: the upload's state is %s", word)
+		case time.Since(began) > u.s.t.cfg.stall:
+			return errors.Join(sendErr, fmt.Errorf("the upload's state is %q for %s after the last byte", word, u.s.t.cfg.stall))
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(pause*3/2, u.s.t.cfg.maxPause)
+	}
+}
+
+// Abort breaks an upload that is not complete.
+func (u *stream) Abort() error {
+	u.fail(errAborted)
+	u.mu.Lock()
+	done := u.done
+	u.mu.Unlock()
+	if done != nil {
+		<-done
+	}
+	return nil
+}
+
+// tag marks a resource with the job's id. The name or detail says it already:
+// that a role may not tag stops nothing.
+func (s *session) tag(ctx context.Context, kind, id string) {
+	_ = s.t.c.job(ctx, "createTags", params{"resourceids": id, "resourcetype": kind, "tags[0].key": tagKey, "tags[0].value": s.order.Job}, nil)
+}

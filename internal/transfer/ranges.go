@@ -2,7 +2,9 @@ package transfer
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,7 +25,7 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 	o.Meter.SetTotal(f.Source().Map.Bytes())
 	o.Meter.begin()
 	root := newRoot(f.Source())
-	sync := startSyncer(ctx, sink, j, o.SyncEvery)
+	flush := startSyncer(ctx, sink, j, o.SyncEvery)
 
 	g, gctx := errgroup.WithContext(ctx)
 	units := make(chan unit)
@@ -42,7 +44,11 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 			}
 		})
 	})
-	workers := max(1, min(o.Workers, int(o.InFlight/unitSize)))
+	var (
+		sumsMu sync.Mutex
+		sums   journal.FileSums // without a journal
+	)
+	workers := max(1, min(o.Workers, int(o.InFlight/min(unitSize, max(o.MaxRange, o.Block)))))
 	for range workers {
 		g.Go(func() error {
 			w := newWorker(f, sink, o)
@@ -51,20 +57,32 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 					return err
 				}
 				if j != nil {
-					if err := j.Landed(u.number, w.blocks); err != nil {
+					if err := j.LandedSums(u.number, w.blocks, w.sums); err != nil {
 						return err
 					}
-				} else if !o.NoDigest {
+					continue
+				}
+				if !o.NoDigest {
 					root.put(w.blocks)
 				}
+				sumsMu.Lock()
+				sums.Put(w.sums)
+				sumsMu.Unlock()
 			}
 			return nil
 		})
 	}
-	if err := sync.finish(ctx, g.Wait()); err != nil {
+	if err := flush.finish(ctx, g.Wait()); err != nil {
 		return nil, err
 	}
 	res := &Result{Bytes: f.Size(), Sent: o.Meter.sent.Load()}
+	switch {
+	case !o.BlockSums:
+	case j != nil:
+		res.Blocks = j.FileSums()
+	default:
+		res.Blocks = sums.All()
+	}
 	return res, res.setDigest(root, j, o)
 }
 
@@ -80,7 +98,8 @@ type worker struct {
 	from   int   // buf[from:n] is filled and not yet sent
 	n      int
 	hash   hasher
-	blocks []journal.Block // of the unit
+	blocks []journal.Block   // of the unit
+	sums   []journal.FileSum // of the blocks sent for the unit
 }
 
 func newWorker(f *image.File, sink RangeSink, o Options) *worker {
@@ -93,7 +112,7 @@ func newWorker(f *image.File, sink RangeSink, o Options) *worker {
 
 func (w *worker) do(ctx context.Context, u unit) error {
 	w.from, w.n = 0, 0
-	w.blocks = w.blocks[:0]
+	w.blocks, w.sums = w.blocks[:0], w.sums[:0]
 	for _, s := range u.segs {
 		for s.Len > 0 {
 			if err := w.makeRoom(ctx, s.Off); err != nil {
@@ -201,9 +220,22 @@ func (w *worker) write(ctx context.Context, off int64, p []byte) error {
 	if err := w.o.wait(ctx, len(p)); err != nil {
 		return err
 	}
-	if err := w.sink.WriteRange(ctx, off, p); err != nil {
+	if err := w.give(ctx, off, p); err != nil {
 		return err
 	}
 	w.o.Meter.sent.Add(int64(len(p)))
 	return nil
+}
+
+// give hands bytes to the sink, which may want the block's digest with them.
+func (w *worker) give(ctx context.Context, off int64, p []byte) error {
+	if !w.o.BlockSums || w.o.Block == 0 {
+		return w.sink.WriteRange(ctx, off, p)
+	}
+	sum := sha256.Sum256(p)
+	w.sums = append(w.sums, journal.FileSum{Number: off / w.o.Block, SHA256: sum})
+	if b, ok := w.sink.(BlockSink); ok {
+		return b.WriteBlock(ctx, off, p, sum)
+	}
+	return w.sink.WriteRange(ctx, off, p)
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
@@ -76,7 +77,12 @@ func New(ctx context.Context, c Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(hc)}
+	// The SDK's own client, for sign-in and roles, must be of the SDK's type for
+	// AWS_CA_BUNDLE to be applied to it.
+	signIn := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.TLSClientConfig = hc.Transport.(*http.Transport).TLSClientConfig.Clone()
+	})
+	opts := []func(*config.LoadOptions) error{config.WithHTTPClient(signIn)}
 	if c.Region != "" {
 		opts = append(opts, config.WithRegion(c.Region))
 	}
@@ -135,17 +141,22 @@ func httpClient(c Config) (*http.Client, error) {
 		MaxIdleConnsPerHost:   conns,
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
 	}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
+	for _, file := range []string{c.CAFile, os.Getenv("AWS_CA_BUNDLE")} {
+		if file == "" {
+			continue
+		}
+		pem, err := os.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the CA file: %w", err)
 		}
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
+		pool := tr.TLSClientConfig.RootCAs
+		if pool == nil {
+			if pool, err = x509.SystemCertPool(); err != nil {
+				pool = x509.NewCertPool()
+			}
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("cannot use the CA file %s: it holds no certificate", c.CAFile)
+			return nil, fmt.Errorf("cannot use the CA file %s: it holds no certificate", file)
 		}
 		tr.TLSClientConfig.RootCAs = pool
 	}

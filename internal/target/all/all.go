@@ -3,9 +3,10 @@ package all
 
 import (
 	"ascend/internal/target"
+	"ascend/internal/target/aws"
 	"ascend/internal/target/local"
 	"ascend/internal/target/vmware"
 )
 
 // Registry is all connectors, in alphabetical order.
-func Registry() *target.Registry { return target.NewRegistry(local.Kind(), vmware.Kind()) }
+func Registry() *target.Registry { return target.NewRegistry(aws.Kind(), local.Kind(), vmware.Kind()) }

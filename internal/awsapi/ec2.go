@@ -241,7 +241,7 @@ func (c *Client) InstanceTypes(ctx context.Context, p Params) (all []InstanceTyp
 // Named is an entry of a list that is only chosen from.
 type Named struct{ ID, Name, Note string }
 
-// Subnets, SecurityGroups, KeyPairs and Zones list what machines are put in.
+// Subnets lists the region's.
 func (c *Client) Subnets(ctx context.Context) (all []Named, err error) {
 	type page struct {
 		Set []struct {

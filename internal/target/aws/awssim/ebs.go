@@ -19,15 +19,15 @@ type tag struct{ Key, Value string }
 
 // snapshot is one EBS snapshot; blocks that were never written are zeros.
 type snapshot struct {
-	id, desc, token string
-	gib             int64
-	state           string // pending, completed
-	sealed          bool
-	hidden, polls   int
-	encrypted       bool
-	kms             string
-	tags            []tag
-	blocks          map[int64][]byte
+	id, desc      string
+	gib           int64
+	state         string // pending, completed
+	sealed        bool
+	hidden, polls int
+	encrypted     bool
+	kms           string
+	tags          []tag
+	blocks        map[int64][]byte
 }
 
 // tokenUse is what a ClientToken was used for.
@@ -312,10 +312,9 @@ func (s *Sim) listBlocks(r *http.Request, id, first string) (any, *apiError) {
 			out["NextToken"] = itoa(i)
 			break
 		}
-		switch {
-		case first == "":
+		if first == "" {
 			b["BlockToken"] = blockToken(id, i)
-		default:
+		} else {
 			if inOld {
 				b["FirstBlockToken"] = blockToken(first, i)
 			}

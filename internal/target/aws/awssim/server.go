@@ -1,8 +1,8 @@
 // Package awssim is an AWS account in memory behind real HTTP listeners: the
 // parts of EC2, the EBS direct APIs and STS that a restore uses, as strict as
 // their documentation. It verifies SigV4, refuses parameters it does not know,
-// and keeps what was written so that it can be read back. It is a test double
-// and the account of the demonstration; it is proven by clients that are not
+// and keeps what was written so that it can be read back. It is a test double;
+// it is proven by clients that are not
 // ours (see its tests).
 package awssim
 
@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
+	"net/http/httptest" //nolint:depguard // a test double, which no program links
 	"net/url"
 	"strings"
 	"sync"

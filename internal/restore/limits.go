@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"crypto/sha256"
 	"maps"
 	"sync"
 	"time"
@@ -320,6 +321,8 @@ func (g *gate) pass(ctx context.Context, n int) (release func(), err error) {
 // guard decorates an upload with a gate.
 func guard(u target.Upload, g *gate) target.Upload {
 	switch u := u.(type) {
+	case target.BlockUpload:
+		return &guardedBlocks{&guardedRanges{u, g}, u}
 	case target.RangeUpload:
 		return &guardedRanges{u, g}
 	case target.StreamUpload:
@@ -349,6 +352,20 @@ func (u *guardedRanges) WriteRange(ctx context.Context, off int64, p []byte) err
 	}
 	defer release()
 	return u.RangeUpload.WriteRange(ctx, off, p)
+}
+
+type guardedBlocks struct {
+	*guardedRanges
+	u target.BlockUpload
+}
+
+func (u *guardedBlocks) WriteBlock(ctx context.Context, off int64, p []byte, sum [sha256.Size]byte) error {
+	release, err := u.g.pass(ctx, len(p))
+	if err != nil {
+		return err
+	}
+	defer release()
+	return u.u.WriteBlock(ctx, off, p, sum)
 }
 
 type guardedStream struct {

@@ -145,7 +145,7 @@ func (t *task) send(ctx context.Context, up target.Upload, i int) (*landing, err
 	if err := img.Unchanged(); err != nil {
 		return nil, err
 	}
-	landed, err := up.Complete(ctx, target.Sum{Bytes: res.Bytes, SHA1: res.Sums["sha1"], SHA256: res.Sums["sha256"]})
+	landed, err := up.Complete(ctx, target.Sum{Bytes: res.Bytes, SHA1: res.Sums["sha1"], SHA256: res.Sums["sha256"], Blocks: res.Blocks})
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +230,7 @@ func Send(ctx context.Context, src image.Source, d target.Delivery, io image.Opt
 	if o.Workers == 0 {
 		o.Workers = d.Workers
 	}
-	o.MaxRange, o.Block, o.Dirty, o.Sums = d.MaxRange, d.Block, !d.Clean, d.Digests
+	o.MaxRange, o.Block, o.BlockSums, o.Dirty, o.Sums = d.MaxRange, d.Block, d.BlockSums, !d.Clean, d.Digests
 	if !d.Format.Ordered() {
 		f, err := image.New(src, d.Format, io)
 		if err != nil {

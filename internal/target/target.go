@@ -17,7 +17,9 @@ package target
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"iter"
 	"time"
 
 	"ascend/internal/disk"
@@ -94,6 +96,14 @@ type RangeUpload interface {
 	Sync(ctx context.Context) error
 }
 
+// BlockUpload is an optional power of a RangeUpload whose Delivery has
+// BlockSums: it is given the digest that was computed anyway.
+type BlockUpload interface {
+	RangeUpload
+	// WriteBlock is WriteRange of one whole block with its SHA-256.
+	WriteBlock(ctx context.Context, off int64, p []byte, sum [sha256.Size]byte) error
+}
+
 // StreamUpload takes the file's bytes strictly in order.
 type StreamUpload interface {
 	Upload
@@ -114,6 +124,10 @@ type Sum struct {
 	Bytes  int64  // length of the file
 	SHA1   []byte // of the file, for streams whose Delivery asks for it
 	SHA256 []byte // of the file, likewise
+	// Blocks yields number and SHA-256 of every block that was sent, by this
+	// process and those before it, in ascending order; for ranges whose Delivery
+	// has BlockSums. It may be ranged over more than once.
+	Blocks iter.Seq2[int64, [sha256.Size]byte]
 }
 
 // Landed is what the platform says it holds.
@@ -240,6 +254,8 @@ type Delivery struct {
 	// bytes, the last one filled with zeros: several of them where MaxRange allows.
 	// For formats that keep the disk's bytes at their place (raw, fixed VHD).
 	Block int64 `json:"block,omitempty"`
+	// BlockSums asks for Sum.Blocks: the SHA-256 of each block of Block bytes.
+	BlockSums bool `json:"block_sums,omitempty"`
 	// MaxRange bounds one WriteRange or Append in bytes; what lies together is
 	// joined up to it. 0: no bound of the target's; with Block, one block.
 	MaxRange int64 `json:"max_range,omitempty"`

@@ -2,7 +2,9 @@ package transfer
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,7 +25,7 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 	o.Meter.SetTotal(f.Source().Map.Bytes())
 	o.Meter.begin()
 	root := newRoot(f.Source())
-	sync := startSyncer(ctx, sink, j, o.SyncEvery)
+	flush := startSyncer(ctx, sink, j, o.SyncEvery)
 
 	g, gctx := errgroup.WithContext(ctx)
 	batches := make(chan []unit)
@@ -38,7 +40,11 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 			}
 		})
 	})
-	for range max(1, min(o.Workers, int(o.InFlight/max(o.MaxRange, unitSize)))) {
+	var (
+		sumsMu sync.Mutex
+		sums   journal.FileSums // without a journal
+	)
+	for range max(1, min(o.Workers, int(o.InFlight/max(o.MaxRange, o.Block)))) {
 		g.Go(func() error {
 			w := newWorker(f, sink, o)
 			for batch := range batches {
@@ -47,7 +53,7 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 				}
 				for i, u := range batch {
 					if j != nil {
-						if err := j.Landed(u.number, w.landed(i)); err != nil {
+						if err := j.LandedSums(u.number, w.landed(i), w.sums); err != nil {
 							return err
 						}
 					} else if !o.NoDigest {
@@ -55,19 +61,32 @@ func Ranges(ctx context.Context, f *image.File, sink RangeSink, j *journal.Journ
 					}
 					o.Meter.add(u.dataBytes())
 				}
+				if j == nil {
+					sumsMu.Lock()
+					sums.Put(w.sums)
+					sumsMu.Unlock()
+				}
 			}
 			return nil
 		})
 	}
-	if err := sync.finish(ctx, g.Wait()); err != nil {
+	if err := flush.finish(ctx, g.Wait()); err != nil {
 		return nil, err
 	}
 	res := &Result{Bytes: f.Size(), Sent: o.Meter.sent.Load()}
+	switch {
+	case !o.BlockSums:
+	case j != nil:
+		res.Blocks = j.FileSums()
+	default:
+		res.Blocks = sums.All()
+	}
 	return res, res.setDigest(root, j, o)
 }
 
 // cutBatches yields the units that have not landed, those that lie together in
-// the file joined up to the size of one write. The slice belongs to the receiver.
+// the file joined up to the size of one write; with BlockSums each by itself, so
+// that its record holds its own blocks' digests. The slice belongs to the receiver.
 func cutBatches(f *image.File, j *journal.Journal, o Options, yield func([]unit) error) error {
 	var batch []unit
 	var bytes int64
@@ -90,7 +109,7 @@ func cutBatches(f *image.File, j *journal.Journal, o Options, yield func([]unit)
 			o.Meter.addOld(u.dataBytes())
 			return nil
 		}
-		if n := len(batch); n > 0 && (batch[n-1].off+batch[n-1].len != u.off || bytes+u.len > o.MaxRange) {
+		if n := len(batch); n > 0 && (o.BlockSums || batch[n-1].off+batch[n-1].len != u.off || bytes+u.len > o.MaxRange) {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -116,8 +135,9 @@ type worker struct {
 	from   int   // buf[from:n] is filled and not yet sent
 	n      int
 	hash   hasher
-	blocks []journal.Block // of the batch
-	ends   []int           // of each unit's, in blocks
+	blocks []journal.Block   // of the batch
+	ends   []int             // of each unit's, in blocks
+	sums   []journal.FileSum // of the file's blocks that were sent
 }
 
 func newWorker(f *image.File, sink RangeSink, o Options) *worker {
@@ -135,7 +155,7 @@ func newWorker(f *image.File, sink RangeSink, o Options) *worker {
 // do sends a batch; when it returns nil all of it has landed.
 func (w *worker) do(ctx context.Context, batch []unit) error {
 	w.from, w.n = 0, 0
-	w.blocks, w.ends = w.blocks[:0], w.ends[:0]
+	w.blocks, w.ends, w.sums = w.blocks[:0], w.ends[:0], w.sums[:0]
 	for _, u := range batch {
 		for _, s := range u.segs {
 			if err := w.segment(ctx, s); err != nil {
@@ -257,6 +277,9 @@ func (w *worker) sendBlocks(ctx context.Context, p []byte, off int64) error {
 		p = whole
 	}
 	most := max(int(w.o.MaxRange)/b, 1) * b
+	if w.o.BlockSums {
+		most = b // each with its digest
+	}
 	for len(p) > 0 {
 		n := 0
 		for n < len(p) && n < most && (w.o.Dirty || !digest.IsZero(p[n:n+b])) {
@@ -278,9 +301,22 @@ func (w *worker) write(ctx context.Context, off int64, p []byte) error {
 	if err := w.o.wait(ctx, len(p)); err != nil {
 		return err
 	}
-	if err := w.sink.WriteRange(ctx, off, p); err != nil {
+	if err := w.give(ctx, off, p); err != nil {
 		return err
 	}
 	w.o.Meter.sent.Add(int64(len(p)))
 	return nil
+}
+
+// give hands bytes to the sink, which may want the block's digest with them.
+func (w *worker) give(ctx context.Context, off int64, p []byte) error {
+	if !w.o.BlockSums || w.o.Block == 0 {
+		return w.sink.WriteRange(ctx, off, p)
+	}
+	sum := sha256.Sum256(p)
+	w.sums = append(w.sums, journal.FileSum{Number: off / w.o.Block, SHA256: sum})
+	if b, ok := w.sink.(BlockSink); ok {
+		return b.WriteBlock(ctx, off, p, sum)
+	}
+	return w.sink.WriteRange(ctx, off, p)
 }

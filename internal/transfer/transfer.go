@@ -10,8 +10,10 @@ package transfer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"time"
 
@@ -26,6 +28,12 @@ import (
 type RangeSink interface {
 	WriteRange(ctx context.Context, off int64, p []byte) error
 	Sync(ctx context.Context) error
+}
+
+// BlockSink is a RangeSink that wants the SHA-256 of each block together with
+// it; used with Options.BlockSums.
+type BlockSink interface {
+	WriteBlock(ctx context.Context, off int64, p []byte, sum [sha256.Size]byte) error
 }
 
 // StreamSink takes bytes in order; see target.StreamUpload.
@@ -60,6 +68,9 @@ type Options struct {
 	// with zeros, several in one write where MaxRange allows; a power of two of at
 	// most 1 MiB.
 	Block int64
+	// BlockSums keeps the SHA-256 of every block that is sent, in the journal when
+	// there is one, for Result.Blocks; with Block only.
+	BlockSums bool
 	// Dirty: the sink does not promise zeros where nothing was written, so zeros
 	// are sent too.
 	Dirty bool
@@ -83,6 +94,9 @@ type Result struct {
 	Bytes  int64      // length of the file
 	Sent   int64      // bytes given to the sink by this process
 	Sums   map[string][]byte
+	// Blocks yields, with BlockSums, number and SHA-256 of every block that was
+	// sent, by this process and those that the journal knows of, in ascending order.
+	Blocks iter.Seq2[int64, [sha256.Size]byte]
 }
 
 const unitSize = digest.BlockSize

@@ -3,6 +3,7 @@ package all
 
 import (
 	"ascend/internal/target"
+	"ascend/internal/target/aws"
 	"ascend/internal/target/azure"
 	"ascend/internal/target/cloudstack"
 	"ascend/internal/target/local"
@@ -11,5 +12,5 @@ import (
 
 // Registry is all connectors, in alphabetical order.
 func Registry() *target.Registry {
-	return target.NewRegistry(azure.Kind(), cloudstack.Kind(), local.Kind(), vmware.Kind())
+	return target.NewRegistry(aws.Kind(), azure.Kind(), cloudstack.Kind(), local.Kind(), vmware.Kind())
 }

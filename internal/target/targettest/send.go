@@ -63,7 +63,24 @@ func (d *delivery) sum() target.Sum {
 			sum.SHA256 = h[:]
 		}
 	}
+	if d.how().BlockSums {
+		sum.Blocks = d.blockSums
+	}
 	return sum
+}
+
+// blockSums yields the digests of the blocks that are sent.
+func (d *delivery) blockSums(yield func(int64, [sha256.Size]byte) bool) {
+	block := d.how().Block
+	for off := int64(0); off < int64(len(d.file)); off += block {
+		p := d.piece(off, block)
+		if d.how().Clean && zeros(p) {
+			continue
+		}
+		if !yield(off/block, sha256.Sum256(p)) {
+			return
+		}
+	}
 }
 
 // attempt opens the upload, sends what has not landed yet, and completes. On

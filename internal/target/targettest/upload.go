@@ -154,7 +154,7 @@ func (s *suite) misuse() {
 
 // wrongDigest must be refused where the Delivery asks for digests.
 func (s *suite) wrongDigest() {
-	if len(s.h.Delivery.Digests) == 0 {
+	if len(s.h.Delivery.Digests) == 0 && !s.h.Delivery.BlockSums {
 		return
 	}
 	_, ship, sess, up := s.one()
@@ -164,6 +164,16 @@ func (s *suite) wrongDigest() {
 	}
 	sum := d.sum()
 	sum.SHA1, sum.SHA256 = flip(sum.SHA1), flip(sum.SHA256)
+	if right := sum.Blocks; right != nil {
+		sum.Blocks = func(yield func(int64, [32]byte) bool) {
+			for n, b := range right {
+				b[0] ^= 1
+				if !yield(n, b) {
+					return
+				}
+			}
+		}
+	}
 	if _, err := up.Complete(s.ctx(), sum); !errors.Is(err, target.ErrDigest) {
 		s.Errorf("Complete with a wrong digest: %v, want ErrDigest", err)
 	}

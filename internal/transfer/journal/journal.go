@@ -74,6 +74,7 @@ type Journal struct {
 	err    error
 	landed bitmap
 	root   *digest.Root
+	sums   FileSums
 	last   []byte // the newest checkpoint
 
 	restarted bool
@@ -164,15 +165,7 @@ func (j *Journal) Has(unit int64) bool {
 }
 
 // Landed records that a unit has landed, with the digests of the blocks in it.
-func (j *Journal) Landed(unit int64, blocks []Block) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.buf = binary.AppendUvarint(j.buf[:0], uint64(unit))
-	j.buf = appendBlocks(j.buf, blocks)
-	j.landed.set(unit)
-	j.put(blocks)
-	return j.append(recUnit, j.buf)
-}
+func (j *Journal) Landed(unit int64, blocks []Block) error { return j.LandedSums(unit, blocks, nil) }
 
 // Checkpoint records the state of an ordered stream together with the digests
 // of the blocks since the one before.
@@ -418,12 +411,17 @@ func (j *Journal) apply(kind byte, payload []byte) bool {
 		if k <= 0 || unit > disk.MaxSize/disk.LeafSize {
 			return false
 		}
-		blocks, _, ok := parseBlocks(payload[k:])
+		blocks, rest, ok := parseBlocks(payload[k:])
+		if !ok {
+			return false
+		}
+		sums, ok := parseFileSums(rest)
 		if !ok {
 			return false
 		}
 		j.landed.set(int64(unit))
 		j.put(blocks)
+		j.sums.Put(sums)
 	case recCheckpoint:
 		blocks, state, ok := parseBlocks(payload)
 		if !ok {

@@ -1,0 +1,96 @@
+"""Drives a simulated account by boto3 and asserts on what it answers."""
+import base64, hashlib, os, time
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+once = Config(retries={"total_max_attempts": 1})
+ec2, ebs, sts = (boto3.client(n, config=once) for n in ("ec2", "ebs", "sts"))
+
+
+def refused(code, f, **kw):
+    try:
+        f(**kw)
+    except ClientError as e:
+        assert e.response["Error"]["Code"] == code, e
+        return
+    raise AssertionError("not refused: " + code)
+
+
+def put(snap, i, data, sum=None):
+    sum = sum or base64.b64encode(hashlib.sha256(data).digest()).decode()
+    return ebs.put_snapshot_block(SnapshotId=snap, BlockIndex=i, BlockData=data, DataLength=len(data), Checksum=sum, ChecksumAlgorithm="SHA256")
+
+
+def until(f):
+    for _ in range(20):
+        if f():
+            return
+        time.sleep(0.01)
+    raise AssertionError("never")
+
+
+assert sts.get_caller_identity()["Account"] == "111122223333"
+role = sts.assume_role(RoleArn="arn:aws:iam::111122223333:role/r", RoleSessionName="session")["Credentials"]
+tmp = boto3.client("sts", aws_access_key_id=role["AccessKeyId"], aws_secret_access_key=role["SecretAccessKey"], aws_session_token=role["SessionToken"])
+assert tmp.get_caller_identity()["Account"] == "111122223333"
+
+block = os.urandom(512 << 10)
+s = ebs.start_snapshot(VolumeSize=1, ClientToken="a", Tags=[{"Key": "k", "Value": "v"}])
+snap = s["SnapshotId"]
+assert s["BlockSize"] == 524288 and s["Status"] == "pending"
+assert ebs.start_snapshot(VolumeSize=1, ClientToken="a", Tags=[{"Key": "k", "Value": "v"}])["SnapshotId"] == snap
+refused("ConflictException", ebs.start_snapshot, VolumeSize=2, ClientToken="a")
+put(snap, 7, block)
+put(snap, 2047, block)
+refused("ValidationException", lambda: put(snap, 2048, block))
+refused("ValidationException", lambda: put(snap, 1, block, base64.b64encode(b"0" * 32).decode()))
+refused("ValidationException", ebs.complete_snapshot, SnapshotId=snap, ChangedBlocksCount=1)
+digest = hashlib.sha256(block).digest()
+good = base64.b64encode(hashlib.sha256(digest + digest).digest()).decode()
+linear = dict(SnapshotId=snap, ChangedBlocksCount=2, ChecksumAlgorithm="SHA256", ChecksumAggregationMethod="LINEAR")
+refused("ValidationException", ebs.complete_snapshot, Checksum=base64.b64encode(digest).decode(), **linear)
+ebs.complete_snapshot(Checksum=good, **linear)
+refused("ValidationException", ebs.list_snapshot_blocks, SnapshotId=snap)
+until(lambda: ec2.describe_snapshots(SnapshotIds=[snap])["Snapshots"][0]["State"] == "completed")
+l = ebs.list_snapshot_blocks(SnapshotId=snap)
+assert [b["BlockIndex"] for b in l["Blocks"]] == [7, 2047] and l["VolumeSize"] == 1
+got = ebs.get_snapshot_block(SnapshotId=snap, BlockIndex=7, BlockToken=l["Blocks"][0]["BlockToken"])
+assert got["BlockData"].read() == block and got["DataLength"] == len(block)
+
+empty = ebs.start_snapshot(VolumeSize=1, ClientToken="b")["SnapshotId"]
+ebs.complete_snapshot(SnapshotId=empty, ChangedBlocksCount=0)
+until(lambda: ec2.describe_snapshots(SnapshotIds=[empty])["Snapshots"][0]["State"] == "completed")
+c = ebs.list_changed_blocks(FirstSnapshotId=empty, SecondSnapshotId=snap)["ChangedBlocks"]
+assert [b["BlockIndex"] for b in c] == [7, 2047] and "FirstBlockToken" not in c[0]
+
+dev = [{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": snap, "VolumeType": "gp3"}}]
+plain = ec2.register_image(Name="plain", RootDeviceName="/dev/sda1", BlockDeviceMappings=dev)["ImageId"]
+im = ec2.describe_images(ImageIds=[plain])["Images"][0]
+assert im["Architecture"] == "i386" and im["VirtualizationType"] == "paravirtual", im
+refused("InvalidAMIName.Duplicate", ec2.register_image, Name="plain", RootDeviceName="/dev/sda1", BlockDeviceMappings=dev)
+refused("InvalidParameterCombination", ec2.register_image, Name="tpm", RootDeviceName="/dev/sda1", BlockDeviceMappings=dev, VirtualizationType="hvm", TpmSupport="v2.0")
+refused("InvalidSnapshot.InUse", ec2.delete_snapshot, SnapshotId=snap)
+refused("InvalidSnapshot.NotFound", ec2.delete_snapshot, SnapshotId="snap-0")
+refused("InvalidParameterValue", ec2.describe_images, Filters=[{"Name": "nonsense", "Values": ["x"]}])
+ec2.deregister_image(ImageId=plain)
+ami = ec2.register_image(Name="good", RootDeviceName="/dev/sda1", BlockDeviceMappings=dev, Architecture="x86_64", VirtualizationType="hvm", EnaSupport=True, BootMode="uefi")["ImageId"]
+until(lambda: ec2.describe_images(ImageIds=[ami])["Images"][0]["State"] == "available")
+run = dict(ImageId=ami, MinCount=1, MaxCount=1, SubnetId=os.environ["SUBNET"], SecurityGroupIds=[os.environ["GROUP"]], ClientToken="c")
+refused("InvalidParameterValue", ec2.run_instances, InstanceType="m6g.large", **run)
+refused("DryRunOperation", ec2.run_instances, InstanceType="m5.large", DryRun=True, **run)
+inst = ec2.run_instances(InstanceType="m5.large", **run)["Instances"][0]["InstanceId"]
+assert ec2.run_instances(InstanceType="m5.large", **run)["Instances"][0]["InstanceId"] == inst
+until(lambda: ec2.describe_instances(InstanceIds=[inst])["Reservations"][0]["Instances"][0]["State"]["Name"] == "running")
+until(lambda: ec2.describe_instance_status(InstanceIds=[inst])["InstanceStatuses"][0]["InstanceStatus"]["Status"] == "ok")
+assert "login" in ec2.get_console_output(InstanceId=inst)["Output"]
+v = ec2.describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [inst]}])["Volumes"][0]
+assert v["SnapshotId"] == snap and v["Attachments"][0]["Device"] == "/dev/sda1"
+refused("VolumeInUse", ec2.delete_volume, VolumeId=v["VolumeId"])
+for f in (ec2.describe_subnets, ec2.describe_security_groups, ec2.describe_key_pairs, ec2.describe_availability_zones):
+    assert len(f()) > 1
+assert len(ec2.describe_instance_types()["InstanceTypes"]) > 3
+ec2.terminate_instances(InstanceIds=[inst])
+ec2.deregister_image(ImageId=ami)
+ec2.delete_snapshot(SnapshotId=snap)
+ec2.delete_snapshot(SnapshotId=empty)

@@ -1,0 +1,395 @@
+package aws
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ascend/internal/awsapi"
+	"ascend/internal/target"
+	"ascend/internal/vm"
+)
+
+// rootDevice is the name of the disk an HVM image starts from (EC2 User Guide,
+// "Device names for volumes").
+const rootDevice = "/dev/sda1"
+
+// devices names the disks: the boot disk is the root, the others take the names
+// that are recommended and then those that are allowed.
+func devices(n, boot int) []string {
+	free := []string{}
+	for c := 'f'; c <= 'p'; c++ {
+		free = append(free, "/dev/sd"+string(c))
+	}
+	for c := 'a'; len(free) < maxDisks; c++ {
+		free = append(free, "/dev/xvdb"+string(c))
+	}
+	out := make([]string, n)
+	for i := range out {
+		if i == boot {
+			out[i] = rootDevice
+			continue
+		}
+		out[i], free = free[0], free[1:]
+	}
+	return out
+}
+
+// Finish implements target.Session.
+func (s *session) Finish(ctx context.Context) (*target.VM, error) {
+	fail := func(err error) (*target.VM, error) {
+		return nil, fmt.Errorf("cannot make the machine %q: %w", s.order.Machine.Name, translate(err))
+	}
+	if err := ctx.Err(); err != nil {
+		return fail(err)
+	}
+	snaps, err := s.landed(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if inst := s.order.Options[optAttach]; inst != "" {
+		if err := s.attach(ctx, inst, snaps); err != nil {
+			return fail(err)
+		}
+		return &target.VM{ID: inst, Name: s.order.Machine.Name, URL: s.url("InstanceDetails:instanceId=" + inst)}, nil
+	}
+	r, err := s.make(ctx, kindImage, s.order.Machine.Name, func(id string) (bool, error) {
+		im, err := s.t.image(ctx, id)
+		return im != nil, err
+	}, func(_ string, tags []awsapi.Tag) (string, error) {
+		return s.t.c.ID(ctx, "RegisterImage", s.imageParams(snaps).Tags("image", tags))
+	})
+	if err != nil {
+		return fail(err)
+	}
+	err = await(ctx, time.Hour, "registering the image "+r.ID, func() (bool, error) {
+		im, err := s.t.image(ctx, r.ID)
+		if err == nil && im != nil && im.State != "available" && im.State != "pending" {
+			err = permanent(fmt.Sprintf("the image %s is %s: %s", r.ID, im.State, im.Reason), "")
+		}
+		return im != nil && im.State == "available", err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return &target.VM{ID: r.ID, Name: s.order.Machine.Name, URL: s.url("ImageDetails:imageId=" + r.ID)}, nil
+}
+
+func (s *session) url(page string) string {
+	r := s.t.c.Region()
+	return "https://" + r + ".console.aws.amazon.com/ec2/home?region=" + r + "#" + page
+}
+
+// image describes one; nil when it is not there.
+func (t *cloud) image(ctx context.Context, id string) (*awsapi.ImageInfo, error) {
+	list, err := t.c.Images(ctx, awsapi.Params{"ImageId.1": id})
+	if awsapi.Missing(err) || err == nil && len(list) == 0 {
+		return nil, nil //nolint:nilnil // absence is an answer
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &list[0], nil
+}
+
+// imageName is unique in the account and of the characters an AMI's name may
+// have (RegisterImage, Name); the machine's own name is in the tag Name.
+func imageName(machine, job string) string {
+	name := strings.Map(func(r rune) rune {
+		if r < 0x80 && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("()[] ./-'@_", r)) {
+			return r
+		}
+		return '_'
+	}, machine)
+	sum := sha256.Sum256([]byte(job + "\x00" + machine))
+	return name[:min(len(name), 100)] + " " + hex.EncodeToString(sum[:8])
+}
+
+// imageParams is what RegisterImage is asked. Nothing is left to its defaults,
+// which are i386 and paravirtual.
+func (s *session) imageParams(snaps []string) awsapi.Params {
+	m := s.order.Machine
+	p := awsapi.Params{
+		"Name": imageName(m.Name, s.order.Job), "Description": tagText("restored by ascend"), "VirtualizationType": "hvm", "EnaSupport": "true",
+		"SriovNetSupport": "simple", "RootDeviceName": rootDevice, "Architecture": arch(m.Guest.Arch), "BootMode": "legacy-bios",
+	}
+	if m.Firmware == vm.UEFI || m.Guest.Arch == vm.ARM64 {
+		p["BootMode"] = "uefi"
+		if m.TPM {
+			p["TpmSupport"] = "v2.0"
+		}
+	}
+	for i, dev := range devices(len(snaps), m.BootDisk()) {
+		at := "BlockDeviceMapping." + strconv.Itoa(i+1)
+		p[at+".DeviceName"] = dev
+		p[at+".Ebs.SnapshotId"] = snaps[i]
+		p[at+".Ebs.DeleteOnTermination"] = "true"
+		for k, v := range s.volume(i) {
+			p[at+".Ebs."+k] = v
+		}
+	}
+	return p
+}
+
+func arch(a vm.Arch) string {
+	if a == vm.ARM64 {
+		return "arm64"
+	}
+	return "x86_64"
+}
+
+// volume is type and performance of disk i's volume.
+func (s *session) volume(i int) map[string]string {
+	kind := s.order.Placement.Fields[fieldVolume]
+	if i < len(s.order.Placement.Storage) && s.order.Placement.Storage[i] != "" {
+		kind = s.order.Placement.Storage[i]
+	}
+	if kind == "" {
+		kind = "gp3"
+	}
+	out := map[string]string{"VolumeType": kind}
+	if v := s.order.Options[optIOPS]; v != "" && (kind == "gp3" || kind == "io1" || kind == "io2") {
+		out["Iops"] = v
+	}
+	if v := s.order.Options[optThroughput]; v != "" && kind == "gp3" {
+		out["Throughput"] = v
+	}
+	return out
+}
+
+// types are the region's current instance types of an architecture that start
+// from EBS, the smallest first.
+func (t *cloud) types(ctx context.Context, a vm.Arch) ([]awsapi.InstanceType, error) {
+	all, err := t.c.InstanceTypes(ctx, awsapi.Params{}.Filter("current-generation", "true").Filter("processor-info.supported-architecture", arch(a)))
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(y awsapi.InstanceType) bool { return y.BareMetal })
+	slices.SortFunc(all, func(a, b awsapi.InstanceType) int {
+		if a.CPUs != b.CPUs {
+			return a.CPUs - b.CPUs
+		}
+		if a.MiB != b.MiB {
+			return int(a.MiB - b.MiB)
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return all, nil
+}
+
+// instanceType is the one asked for, or the smallest that holds the machine.
+func (s *session) instanceType(ctx context.Context) (string, error) {
+	if n := s.order.Placement.Fields[fieldType]; n != "" {
+		return n, nil
+	}
+	m := s.order.Machine
+	all, err := s.t.types(ctx, m.Guest.Arch)
+	if err != nil {
+		return "", err
+	}
+	mode := s.imageParams(make([]string, len(s.order.Disks)))["BootMode"]
+	for _, y := range all {
+		if y.CPUs >= m.CPU.Total() && y.MiB<<20 >= m.Memory && slices.Contains(y.BootModes, mode) {
+			return y.Name, nil
+		}
+	}
+	return "", permanent(fmt.Sprintf("no instance type of the region has %d vCPUs and %d MiB", m.CPU.Total(), m.Memory>>20), "choose one with instance-type")
+}
+
+// PowerOn implements target.Session: it launches an instance of the image, once
+// for a job, and waits until EC2's own checks of it pass. v becomes the instance.
+func (s *session) PowerOn(ctx context.Context, v *target.VM) error {
+	fail := func(err error) error { return fmt.Errorf("cannot launch %q: %w", s.order.Machine.Name, translate(err)) }
+	if s.order.Options[optAttach] != "" {
+		return nil // the instance that the volumes were attached to is its owner's to start
+	}
+	ami := s.resource(kindImage, s.order.Machine.Name).ID
+	if ami == "" {
+		return fail(permanent("there is no image yet", ""))
+	}
+	r, err := s.make(ctx, kindInstance, s.order.Machine.Name, func(id string) (bool, error) {
+		in, err := s.t.instance(ctx, id)
+		return in != nil, err
+	}, func(token string, tags []awsapi.Tag) (string, error) {
+		p, err := s.launchParams(ctx, ami, token)
+		if err != nil {
+			return "", err
+		}
+		return s.t.c.ID(ctx, "RunInstances", p.Tags("instance", tags).Tags("volume", tags))
+	})
+	if err != nil {
+		return fail(err)
+	}
+	if err := s.running(ctx, r.ID); err != nil {
+		return fail(err)
+	}
+	v.ID, v.URL = r.ID, s.url("InstanceDetails:instanceId="+r.ID)
+	return nil
+}
+
+// launchParams is what RunInstances is asked.
+func (s *session) launchParams(ctx context.Context, ami, token string) (awsapi.Params, error) {
+	typ, err := s.instanceType(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, o := s.order.Placement.Fields, s.order.Options
+	p := awsapi.Params{
+		"ImageId": ami, "InstanceType": typ, "MinCount": "1", "MaxCount": "1", "ClientToken": token,
+		"MetadataOptions.HttpTokens": "required", "MetadataOptions.HttpEndpoint": "enabled",
+	}
+	if o[optIMDS] == "optional" {
+		p["MetadataOptions.HttpTokens"] = "optional"
+	}
+	if v := f[fieldKeyPair]; v != "" {
+		p["KeyName"] = v
+	}
+	if v := o[optProfile]; strings.HasPrefix(v, "arn:") {
+		p["IamInstanceProfile.Arn"] = v
+	} else if v != "" {
+		p["IamInstanceProfile.Name"] = v
+	}
+	if v := o[optUserData]; v != "" {
+		p["UserData"] = base64.StdEncoding.EncodeToString([]byte(v))
+	}
+	var groups []string
+	for _, g := range strings.Split(f[fieldGroups], ",") {
+		if g = strings.TrimSpace(g); g != "" {
+			groups = append(groups, g)
+		}
+	}
+	var subnets []string
+	for _, n := range s.order.Placement.Networks {
+		if n == "" {
+			n = f[fieldSubnet]
+		}
+		if n != "" {
+			subnets = append(subnets, n)
+		}
+	}
+	if len(subnets) == 0 {
+		p.List("SecurityGroupId", groups...)
+		if v := f[fieldSubnet]; v != "" {
+			p["SubnetId"] = v
+		}
+		if v := o[optAddress]; v != "" {
+			p["PrivateIpAddress"] = v
+		}
+		return p, nil
+	}
+	for i, n := range subnets {
+		at := "NetworkInterface." + strconv.Itoa(i+1)
+		p[at+".DeviceIndex"], p[at+".SubnetId"] = strconv.Itoa(i), n
+		p.List(at+".SecurityGroupId", groups...)
+		if v := o[optAddress]; v != "" && i == 0 {
+			p[at+".PrivateIpAddress"] = v
+		}
+	}
+	return p, nil
+}
+
+// instance describes one; nil when it is not there or was terminated.
+func (t *cloud) instance(ctx context.Context, id string) (*awsapi.InstanceInfo, error) {
+	list, err := t.c.Instances(ctx, awsapi.Params{"InstanceId.1": id})
+	if awsapi.Missing(err) || err == nil && (len(list) == 0 || list[0].State == "terminated") {
+		return nil, nil //nolint:nilnil // absence is an answer
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &list[0], nil
+}
+
+// running waits for the state and for both status checks. What the guest wrote
+// to its console says more than EC2 when it does not come up.
+func (s *session) running(ctx context.Context, id string) error {
+	err := await(ctx, 20*time.Minute, "starting the instance "+id, func() (bool, error) {
+		in, err := s.t.instance(ctx, id)
+		switch {
+		case err != nil || in == nil:
+			return false, err
+		case in.State == "shutting-down" || in.State == "stopped":
+			return false, permanent(fmt.Sprintf("the instance %s is %s: %s", id, in.State, in.Reason), "")
+		case in.State != "running":
+			return false, nil
+		}
+		system, inside, err := s.t.c.InstanceStatus(ctx, id)
+		return system == "ok" && inside == "ok", err
+	})
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	text, cerr := s.t.c.ConsoleOutput(ctx, id)
+	if cerr != nil || text == "" {
+		return err
+	}
+	return fmt.Errorf("%w\nthe console's end: %s", err, text[max(0, len(text)-1000):])
+}
+
+// attach makes volumes of the snapshots in the instance's zone and attaches them.
+func (s *session) attach(ctx context.Context, inst string, snaps []string) error {
+	in, err := s.t.instance(ctx, inst)
+	if err != nil {
+		return err
+	}
+	if in == nil {
+		return permanent("there is no instance "+inst, "check attach-to")
+	}
+	taken := map[string]bool{}
+	for _, d := range in.Devices {
+		taken[d.Name] = true
+	}
+	free := slices.DeleteFunc(devices(maxDisks, -1), func(n string) bool { return taken[n] })
+	for i, snap := range snaps {
+		r, err := s.make(ctx, kindVolume, diskName(i), func(id string) (bool, error) {
+			v, err := s.t.volume(ctx, id)
+			return v != nil, err
+		}, func(token string, tags []awsapi.Tag) (string, error) {
+			p := awsapi.Params{"SnapshotId": snap, "AvailabilityZone": in.Zone, "ClientToken": token}
+			for k, v := range s.volume(i) {
+				p[k] = v
+			}
+			return s.t.c.ID(ctx, "CreateVolume", p.Tags("volume", tags))
+		})
+		if err != nil {
+			return err
+		}
+		err = await(ctx, time.Hour, "attaching the volume "+r.ID, func() (bool, error) {
+			v, err := s.t.volume(ctx, r.ID)
+			if err != nil || v == nil || v.State == "creating" {
+				return false, err
+			}
+			if len(v.Attached) > 0 {
+				return v.Attached[0].State == "attached", nil
+			}
+			if len(free) == 0 {
+				return false, permanent("the instance "+inst+" has no device name left", "")
+			}
+			dev := free[0]
+			free = free[1:]
+			return false, s.t.c.EC2(ctx, "AttachVolume", awsapi.Params{"VolumeId": r.ID, "InstanceId": inst, "Device": dev}, nil)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volume describes one; nil when it is not there.
+func (t *cloud) volume(ctx context.Context, id string) (*awsapi.VolumeInfo, error) {
+	list, err := t.c.Volumes(ctx, awsapi.Params{"VolumeId.1": id})
+	if awsapi.Missing(err) || err == nil && len(list) == 0 {
+		return nil, nil //nolint:nilnil // absence is an answer
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &list[0], nil
+}

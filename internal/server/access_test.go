@@ -86,13 +86,13 @@ func TestRoles(t *testing.T) {
 				}
 				var problem api.Problem
 				_ = json.Unmarshal(b, &problem)
-				refused := resp.StatusCode == 401 && problem.Code == "sign-in" || resp.StatusCode == 403 && problem.Code == "not-allowed"
+				refused := resp.StatusCode == http.StatusUnauthorized && problem.Code == "sign-in" || resp.StatusCode == 403 && problem.Code == "not-allowed"
 				switch {
 				case op.Role == "" || have.Has(auth.Role(op.Role)):
 					if refused && !op.OnTarget || resp.StatusCode >= 500 {
 						t.Errorf("%s %s as %s: %d %s", method, path, w.name, resp.StatusCode, b)
 					}
-				case w.token == "" && resp.StatusCode != 401, w.token != "" && resp.StatusCode != 403, !refused:
+				case w.token == "" && resp.StatusCode != http.StatusUnauthorized, w.token != "" && resp.StatusCode != 403, !refused:
 					t.Errorf("%s %s as %s was not refused: %d %s", method, path, w.name, resp.StatusCode, b)
 				}
 			}
@@ -295,7 +295,7 @@ func TestSecrets(t *testing.T) {
 		resp, b := m.do(method, path, m.admin, body, header...)
 		answers.Write(b)
 		fmt.Fprint(&answers, resp.Header)
-		if resp.StatusCode >= 500 && resp.StatusCode != 502 {
+		if resp.StatusCode >= 500 && resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("%s %s: %s", method, path, b)
 		}
 	}
@@ -364,10 +364,10 @@ func TestHeaders(t *testing.T) {
 		}
 	}
 	resp, _ := m.do("POST", "/users", m.admin, map[string]string{"name": strings.Repeat("x", 1<<20)})
-	if resp.StatusCode != 413 {
+	if resp.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Errorf("a body of 1 MiB: %d", resp.StatusCode)
 	}
-	if resp, _ := m.do("GET", "/metrics", "", nil); resp.StatusCode != 401 {
+	if resp, _ := m.do("GET", "/metrics", "", nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("metrics: %d", resp.StatusCode)
 	}
 	if resp, b := m.do("GET", "/metrics", m.admin, nil); resp.StatusCode != 200 || !strings.Contains(string(b), "ascend_build_info") {

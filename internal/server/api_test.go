@@ -47,7 +47,7 @@ func TestIdempotency(t *testing.T) {
 		wg.Go(func() {
 			for range 100 {
 				resp, b := m.do("POST", "/tokens", m.admin, body, "Idempotency-Key", "many")
-				if resp.StatusCode == 409 {
+				if resp.StatusCode == http.StatusConflict {
 					time.Sleep(5 * time.Millisecond)
 					continue
 				}
@@ -131,7 +131,7 @@ func TestPlanToJob(t *testing.T) {
 	}
 	for _, bad := range []string{"", "x: [", "version: 1", string(yaml) + "\nunknown: 1\n", strings.Replace(string(yaml), "repo-main", "../../etc", 1)} {
 		resp, b := m.do("POST", "/plans/import", m.admin, map[string]any{"document": bad})
-		if resp.StatusCode != 422 && resp.StatusCode != 404 {
+		if resp.StatusCode != http.StatusUnprocessableEntity && resp.StatusCode != 404 {
 			t.Errorf("%d %s", resp.StatusCode, b)
 		}
 	}
@@ -212,7 +212,7 @@ func TestStream(t *testing.T) {
 		j.Percent = 0
 	}
 	// Last-Event-ID wins over the query.
-	req, _ := http.NewRequestWithContext(ctx, "GET", m.url+api.Prefix+"/jobs/"+j.ID+"/stream?after=0", nil)
+	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, m.url+api.Prefix+"/jobs/"+j.ID+"/stream?after=0", nil)
 	req.Header.Set("Authorization", "Bearer "+m.admin)
 	req.Header.Set("Last-Event-ID", "3")
 	resp, err := m.client.Do(req)

@@ -154,7 +154,9 @@ func (m *made) do(method, path, token string, body any, header ...string) (*http
 		r = bytes.NewReader(b)
 	}
 	url := m.url + path
-	if len(path) > 0 && path[0] == '/' && !(len(path) > 1 && (path == "/healthz" || path == "/readyz" || path == "/metrics" || path == "/")) {
+	switch path {
+	case "", "/healthz", "/readyz", "/metrics": // beside the API
+	default:
 		url = m.url + api.Prefix + path
 	}
 	req, err := http.NewRequestWithContext(m.t.Context(), method, url, r)

@@ -63,7 +63,7 @@ func newProvider(t *testing.T) *provider {
 		sum := sha256.Sum256([]byte(r.Form.Get("code_verifier")))
 		if !ok || id != "ascend" || secret != "s3cret" || !known || r.Form.Get("grant_type") != "authorization_code" || r.Form.Get("redirect_uri") != asked.Get("redirect_uri") ||
 			base64.RawURLEncoding.EncodeToString(sum[:]) != asked.Get("code_challenge") {
-			w.WriteHeader(400)
+			w.WriteHeader(http.StatusBadRequest)
 			answer(w, map[string]string{"error": "invalid_grant"})
 			return
 		}

@@ -86,13 +86,13 @@ func TestRoles(t *testing.T) {
 				}
 				var problem api.Problem
 				_ = json.Unmarshal(b, &problem)
-				refused := resp.StatusCode == http.StatusUnauthorized && problem.Code == "sign-in" || resp.StatusCode == 403 && problem.Code == "not-allowed"
+				refused := resp.StatusCode == http.StatusUnauthorized && problem.Code == "sign-in" || resp.StatusCode == http.StatusForbidden && problem.Code == "not-allowed"
 				switch {
 				case op.Role == "" || have.Has(auth.Role(op.Role)):
 					if refused && !op.OnTarget || resp.StatusCode >= 500 {
 						t.Errorf("%s %s as %s: %d %s", method, path, w.name, resp.StatusCode, b)
 					}
-				case w.token == "" && resp.StatusCode != http.StatusUnauthorized, w.token != "" && resp.StatusCode != 403, !refused:
+				case w.token == "" && resp.StatusCode != http.StatusUnauthorized, w.token != "" && resp.StatusCode != http.StatusForbidden, !refused:
 					t.Errorf("%s %s as %s was not refused: %d %s", method, path, w.name, resp.StatusCode, b)
 				}
 			}
@@ -370,7 +370,7 @@ func TestHeaders(t *testing.T) {
 	if resp, _ := m.do("GET", "/metrics", "", nil); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("metrics: %d", resp.StatusCode)
 	}
-	if resp, b := m.do("GET", "/metrics", m.admin, nil); resp.StatusCode != 200 || !strings.Contains(string(b), "ascend_build_info") {
+	if resp, b := m.do("GET", "/metrics", m.admin, nil); resp.StatusCode != http.StatusOK || !strings.Contains(string(b), "ascend_build_info") {
 		t.Errorf("metrics: %d", resp.StatusCode)
 	}
 }

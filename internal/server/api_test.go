@@ -76,11 +76,11 @@ func TestETags(t *testing.T) {
 	m.want(412, "DELETE", "/targets/t1", m.admin, nil, nil, "If-Match", tag)
 	resp = m.want(200, "GET", "/targets/t1", m.admin, nil, nil, "If-None-Match", tag)
 	fresh := resp.Header.Get("ETag")
-	if resp, b := m.do("GET", "/targets/t1", m.admin, nil, "If-None-Match", `"x", W/`+fresh); resp.StatusCode != 304 || len(b) > 0 {
+	if resp, b := m.do("GET", "/targets/t1", m.admin, nil, "If-None-Match", `"x", W/`+fresh); resp.StatusCode != http.StatusNotModified || len(b) > 0 {
 		t.Errorf("%d %s", resp.StatusCode, b)
 	}
 	resp, _ = m.do("GET", "/jobs", m.admin, nil)
-	if resp, _ := m.do("GET", "/jobs", m.admin, nil, "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != 304 {
+	if resp, _ := m.do("GET", "/jobs", m.admin, nil, "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != http.StatusNotModified {
 		t.Errorf("%d", resp.StatusCode)
 	}
 }
@@ -131,7 +131,7 @@ func TestPlanToJob(t *testing.T) {
 	}
 	for _, bad := range []string{"", "x: [", "version: 1", string(yaml) + "\nunknown: 1\n", strings.Replace(string(yaml), "repo-main", "../../etc", 1)} {
 		resp, b := m.do("POST", "/plans/import", m.admin, map[string]any{"document": bad})
-		if resp.StatusCode != http.StatusUnprocessableEntity && resp.StatusCode != 404 {
+		if resp.StatusCode != http.StatusUnprocessableEntity && resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%d %s", resp.StatusCode, b)
 		}
 	}

@@ -166,7 +166,7 @@ func TestOIDC(t *testing.T) {
 	} {
 		p.claims = c
 		code, state, cookie = begin("/")
-		if resp, _ := m.do("GET", "/auth/oidc/callback?code="+url.QueryEscape(code)+"&state="+url.QueryEscape(state), "", nil, "Cookie", cookie); resp.StatusCode != 403 {
+		if resp, _ := m.do("GET", "/auth/oidc/callback?code="+url.QueryEscape(code)+"&state="+url.QueryEscape(state), "", nil, "Cookie", cookie); resp.StatusCode != http.StatusForbidden {
 			t.Errorf("%s: %d", what, resp.StatusCode)
 		}
 	}

@@ -211,7 +211,7 @@ func (t *cloud) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 
 func (t *cloud) checkOrder(o *target.Order) error {
 	caps := t.Capabilities()
-	bad := func(format string, args ...any) error { return permanent(fmt.Sprintf(format, args...), "") }
+	bad := func(format string, args ...any) error { return target.Permanent(fmt.Sprintf(format, args...), "") }
 	switch {
 	case o.Job == "" || o.Machine == nil:
 		return bad("the order has no job or no machine")

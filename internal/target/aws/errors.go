@@ -8,36 +8,6 @@ import (
 	"ascend/internal/target"
 )
 
-// problem is an error of the platform in words, with what to do about it.
-type problem struct {
-	msg, hint string
-	kind      error // a sentinel of package target, or nil
-	cause     error // the service's own error, or nil
-}
-
-// Error is the message, then the hint on a line of its own.
-func (p *problem) Error() string {
-	if p.hint == "" {
-		return p.msg
-	}
-	return p.msg + "\nhint: " + p.hint
-}
-
-// Unwrap gives the sentinel and the cause.
-func (p *problem) Unwrap() []error {
-	var out []error
-	for _, e := range []error{p.kind, p.cause} {
-		if e != nil {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func permanent(msg, hint string) error {
-	return &problem{msg: msg, hint: hint, kind: target.ErrPermanent}
-}
-
 // hints say what to do about codes that people meet (Amazon EC2 API, Error codes).
 var hints = []struct{ prefix, hint string }{
 	{"NoCredentials", "sign in (aws sso login), set AWS_PROFILE, or give access-key and secret-key"},
@@ -66,15 +36,15 @@ func translate(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	p := &problem{msg: e.Error(), cause: err}
+	p := &target.Problem{Msg: e.Error(), Cause: err}
 	for _, h := range hints {
 		if strings.HasPrefix(e.Code, h.prefix) {
-			p.hint = h.hint
+			p.Hint = h.hint
 			break
 		}
 	}
-	if e.Status < 500 && !e.Throttled() || p.hint != "" && e.Service == "credentials" {
-		p.kind = target.ErrPermanent
+	if e.Status < 500 && !e.Throttled() || p.Hint != "" && e.Service == "credentials" {
+		p.Kind = target.ErrPermanent
 	}
 	return p
 }

@@ -71,7 +71,7 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 	err = await(ctx, time.Hour, "registering the image "+r.ID, func() (bool, error) {
 		im, err := s.t.image(ctx, r.ID)
 		if err == nil && im != nil && im.State != "available" && im.State != "pending" {
-			err = permanent(fmt.Sprintf("the image %s is %s: %s", r.ID, im.State, im.Reason), "")
+			err = target.Permanent(fmt.Sprintf("the image %s is %s: %s", r.ID, im.State, im.Reason), "")
 		}
 		return im != nil && im.State == "available", err
 	})
@@ -199,7 +199,7 @@ func (s *session) instanceType(ctx context.Context) (string, error) {
 			return y.Name, nil
 		}
 	}
-	return "", permanent(fmt.Sprintf("no instance type of the region has %d vCPUs and %d MiB", m.CPU.Total(), m.Memory>>20), "choose one with instance-type")
+	return "", target.Permanent(fmt.Sprintf("no instance type of the region has %d vCPUs and %d MiB", m.CPU.Total(), m.Memory>>20), "choose one with instance-type")
 }
 
 // PowerOn implements target.Session: it launches an instance of the image, once
@@ -211,7 +211,7 @@ func (s *session) PowerOn(ctx context.Context, v *target.VM) error {
 	}
 	ami := s.resource(kindImage, s.order.Machine.Name).ID
 	if ami == "" {
-		return fail(permanent("there is no image yet", ""))
+		return fail(target.Permanent("there is no image yet", ""))
 	}
 	r, err := s.make(ctx, kindInstance, s.order.Machine.Name, func(id string) (bool, error) {
 		in, err := s.t.instance(ctx, id)
@@ -315,7 +315,7 @@ func (s *session) running(ctx context.Context, id string) error {
 		case err != nil || in == nil:
 			return false, err
 		case in.State == "shutting-down" || in.State == "stopped":
-			return false, permanent(fmt.Sprintf("the instance %s is %s: %s", id, in.State, in.Reason), "")
+			return false, target.Permanent(fmt.Sprintf("the instance %s is %s: %s", id, in.State, in.Reason), "")
 		case in.State != "running":
 			return false, nil
 		}
@@ -339,7 +339,7 @@ func (s *session) attach(ctx context.Context, inst string, snaps []string) error
 		return err
 	}
 	if in == nil {
-		return permanent("there is no instance "+inst, "check attach-to")
+		return target.Permanent("there is no instance "+inst, "check attach-to")
 	}
 	taken := map[string]bool{}
 	for _, d := range in.Devices {
@@ -369,7 +369,7 @@ func (s *session) attach(ctx context.Context, inst string, snaps []string) error
 				return v.Attached[0].State == "attached", nil
 			}
 			if len(free) == 0 {
-				return false, permanent("the instance "+inst+" has no device name left", "")
+				return false, target.Permanent("the instance "+inst+" has no device name left", "")
 			}
 			dev := free[0]
 			free = free[1:]

@@ -208,14 +208,14 @@ func (s *session) landed(ctx context.Context) ([]string, error) {
 	for i := range s.order.Disks {
 		r := s.resource(kindSnapshot, diskName(i))
 		if r.ID == "" {
-			return nil, permanent(fmt.Sprintf("disk %d has not been uploaded", i), "")
+			return nil, target.Permanent(fmt.Sprintf("disk %d has not been uploaded", i), "")
 		}
 		sn, err := s.t.snapshot(ctx, r.ID)
 		if err != nil {
 			return nil, err
 		}
 		if sn == nil || sn.State != "completed" {
-			return nil, permanent(fmt.Sprintf("the upload of disk %d is not complete", i), "")
+			return nil, target.Permanent(fmt.Sprintf("the upload of disk %d is not complete", i), "")
 		}
 		ids = append(ids, r.ID)
 	}

@@ -46,7 +46,7 @@ func (t *cloud) look(ctx context.Context, kind string, p awsapi.Params) (out []t
 		}
 		err = e
 	default:
-		err = permanent(fmt.Sprintf("unknown kind %q", kind), "")
+		err = target.Permanent(fmt.Sprintf("unknown kind %q", kind), "")
 	}
 	if awsapi.Missing(err) {
 		return nil, nil

@@ -39,7 +39,7 @@ func (u *upload) fail(err error) error {
 // WriteRange implements target.RangeUpload: p is whole blocks.
 func (u *upload) WriteRange(ctx context.Context, off int64, p []byte) error {
 	if len(p)%awsapi.BlockSize != 0 {
-		return u.fail(permanent(fmt.Sprintf("%d bytes are not whole blocks", len(p)), ""))
+		return u.fail(target.Permanent(fmt.Sprintf("%d bytes are not whole blocks", len(p)), ""))
 	}
 	for n := 0; n < len(p); n += awsapi.BlockSize {
 		b := p[n : n+awsapi.BlockSize]
@@ -57,11 +57,11 @@ func (u *upload) WriteBlock(ctx context.Context, off int64, p []byte, sum [sha25
 	u.mu.Unlock()
 	switch {
 	case over:
-		return u.fail(permanent("the upload is complete", ""))
+		return u.fail(target.Permanent("the upload is complete", ""))
 	case gone:
 		return u.fail(errors.New("the upload was aborted"))
 	case off < 0 || off >= u.size || off%awsapi.BlockSize != 0 || len(p) != awsapi.BlockSize:
-		return u.fail(permanent(fmt.Sprintf("%d bytes at %d are no block of a file of %d bytes", len(p), off, u.size), ""))
+		return u.fail(target.Permanent(fmt.Sprintf("%d bytes at %d are no block of a file of %d bytes", len(p), off, u.size), ""))
 	}
 	if past {
 		return u.compare(ctx, off, p)
@@ -105,7 +105,7 @@ func (u *upload) compare(ctx context.Context, off int64, p []byte) error {
 		return u.fail(err)
 	}
 	if !bytes.Equal(have, p) {
-		return u.fail(&problem{msg: fmt.Sprintf("the completed snapshot %s holds other bytes at %d", u.id, off), kind: target.ErrDigest})
+		return u.fail(&target.Problem{Msg: fmt.Sprintf("the completed snapshot %s holds other bytes at %d", u.id, off), Kind: target.ErrDigest})
 	}
 	return nil
 }
@@ -128,11 +128,11 @@ func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 		return nil, fmt.Errorf("cannot complete disk %d: %w", u.i, translate(err))
 	}
 	if sum.Bytes != u.size {
-		return fail(permanent(fmt.Sprintf("%d bytes were sent of %d", sum.Bytes, u.size), ""))
+		return fail(target.Permanent(fmt.Sprintf("%d bytes were sent of %d", sum.Bytes, u.size), ""))
 	}
 	if !u.landed && !u.sealed {
 		if sum.Blocks == nil {
-			return fail(permanent("the digests of the blocks were not computed", ""))
+			return fail(target.Permanent("the digests of the blocks were not computed", ""))
 		}
 		var n int64
 		h := sha256.New()
@@ -142,9 +142,9 @@ func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 		}
 		err := u.seal(ctx, n, h.Sum(nil))
 		if awsapi.Code(err) == "ValidationException" {
-			return fail(&problem{
-				msg: "EBS does not hold what was sent: " + err.Error(), kind: target.ErrDigest, cause: err,
-				hint: "undo the job and restore again; nothing was made of this snapshot",
+			return fail(&target.Problem{
+				Msg: "EBS does not hold what was sent: " + err.Error(), Kind: target.ErrDigest, Cause: err,
+				Hint: "undo the job and restore again; nothing was made of this snapshot",
 			})
 		}
 		if err != nil {
@@ -162,7 +162,7 @@ func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 		case sn == nil:
 			return false, nil // not everywhere yet
 		case sn.State == "error":
-			return false, &problem{msg: "EBS gave the snapshot up: " + sn.Message, kind: target.ErrDigest}
+			return false, &target.Problem{Msg: "EBS gave the snapshot up: " + sn.Message, Kind: target.ErrDigest}
 		}
 		return sn.State == "completed", nil
 	})

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"ascend/internal/target"
+
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
@@ -59,14 +61,14 @@ func (a *access) renew(ctx context.Context, old string) error {
 		return err
 	}
 	if answer.SAS == "" {
-		return permanent("the platform grants access to the disk and does not say where", "")
+		return target.Permanent("the platform grants access to the disk and does not say where", "")
 	}
 	blob, err := pageblob.NewClientWithNoCredential(answer.SAS, &pageblob.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Transport: a.c.cfg.http,
 		Retry:     policy.RetryOptions{MaxRetries: -1}, // repetitions are the caller's, who adapts
 	}})
 	if err != nil {
-		return permanent("the address of the disk's bytes is not valid", "")
+		return target.Permanent("the address of the disk's bytes is not valid", "")
 	}
 	a.blob, a.url, a.fresh = blob, answer.SAS, asked.Add(a.c.cfg.access*4/5)
 	return nil

@@ -157,10 +157,10 @@ func (t *azure) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 // checkOrder checks what can be checked without asking.
 func (t *azure) checkOrder(o *target.Order) error {
 	if o.Job == "" || o.Machine == nil {
-		return permanent("the order has no job or no machine", "")
+		return target.Permanent("the order has no job or no machine", "")
 	}
 	if len(o.Disks) != len(o.Machine.Disks) || len(o.Disks) == 0 {
-		return permanent(fmt.Sprintf("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks)), "")
+		return target.Permanent(fmt.Sprintf("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks)), "")
 	}
 	if err := checkName(o.Machine.Name); err != nil {
 		return err
@@ -170,9 +170,9 @@ func (t *azure) checkOrder(o *target.Order) error {
 		offer := c.Deliveries[0]
 		switch {
 		case d.Delivery.Path != offer.Path || d.Delivery.Format != offer.Format || d.Delivery.Mode != offer.Mode:
-			return permanent(fmt.Sprintf("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path), "")
+			return target.Permanent(fmt.Sprintf("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path), "")
 		case d.FileSize != d.Virtual+footerSize || offer.Padded(d.Virtual) != d.Virtual || d.Virtual > c.MaxDiskSize:
-			return permanent(fmt.Sprintf("disk %d has %d bytes as a file of %d: Azure takes whole MiB from 20 MiB to 32,767 GiB and a footer", i, d.Virtual, d.FileSize), "")
+			return target.Permanent(fmt.Sprintf("disk %d has %d bytes as a file of %d: Azure takes whole MiB from 20 MiB to 32,767 GiB and a footer", i, d.Virtual, d.FileSize), "")
 		}
 	}
 	for _, names := range []struct {
@@ -183,10 +183,10 @@ func (t *azure) checkOrder(o *target.Order) error {
 		for _, name := range slices.Sorted(maps.Keys(names.given)) {
 			i := slices.IndexFunc(names.known, func(f target.Field) bool { return f.Name == name })
 			if i < 0 {
-				return permanent(fmt.Sprintf("unknown %s %q", names.what, name), "")
+				return target.Permanent(fmt.Sprintf("unknown %s %q", names.what, name), "")
 			}
 			if v, vs := names.given[name], names.known[i].Values; v != "" && len(vs) > 0 && !slices.Contains(vs, v) {
-				return permanent(fmt.Sprintf("%s %s cannot be %q: one of %v", names.what, name, v, vs), "")
+				return target.Permanent(fmt.Sprintf("%s %s cannot be %q: one of %v", names.what, name, v, vs), "")
 			}
 		}
 	}

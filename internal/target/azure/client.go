@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"ascend/internal/target"
+
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
@@ -88,11 +90,11 @@ func (c *config) credential() (azcore.TokenCredential, error) {
 	case authCertificate:
 		b, err := os.ReadFile(c.certificate)
 		if err != nil {
-			return nil, permanent(fmt.Sprintf("cannot read the certificate: %v", err), "check certificate_file")
+			return nil, target.Permanent(fmt.Sprintf("cannot read the certificate: %v", err), "check certificate_file")
 		}
 		certs, key, err := azidentity.ParseCertificates(b, []byte(c.password.Reveal()))
 		if err != nil {
-			return nil, permanent(fmt.Sprintf("cannot read the certificate %s: %v", c.certificate, err), "it must be PEM or PKCS#12, with the key; check certificate_password")
+			return nil, target.Permanent(fmt.Sprintf("cannot read the certificate %s: %v", c.certificate, err), "it must be PEM or PKCS#12, with the key; check certificate_password")
 		}
 		return azidentity.NewClientCertificateCredential(c.tenant, c.clientID, certs, key,
 			&azidentity.ClientCertificateCredentialOptions{ClientOptions: o, DisableInstanceDiscovery: c.custom})
@@ -131,12 +133,12 @@ func (c *client) send(ctx context.Context, method, path, api string, body any, h
 		if base := strings.TrimSuffix(a.Endpoint(), "/"); strings.HasPrefix(path, "https://") {
 			// nextLink: only ever to where the token belongs.
 			if address = path; !strings.HasPrefix(path, base+"/") {
-				return nil, nil, permanent("the platform names a next page on another host", "")
+				return nil, nil, target.Permanent("the platform names a next page on another host", "")
 			}
 		}
 		req, err := runtime.NewRequest(ctx, method, address)
 		if err != nil {
-			return nil, nil, permanent("an identifier cannot be part of an address", "check the names that are set")
+			return nil, nil, target.Permanent("an identifier cannot be part of an address", "check the names that are set")
 		}
 		if api != "" {
 			q := req.Raw().URL.Query()

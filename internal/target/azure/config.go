@@ -101,7 +101,7 @@ var subscriptionID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-
 
 func newConfig(s target.Settings) (*config, error) {
 	bad := func(setting, hint, format string, args ...any) error {
-		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, permanent(fmt.Sprintf(format, args...), hint))
+		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, target.Permanent(fmt.Sprintf(format, args...), hint))
 	}
 	v := s.Values
 	c := &config{

@@ -19,70 +19,29 @@ import (
 	"ascend/internal/target"
 )
 
-// problem is an error of the platform in words, with what to do about it.
-type problem struct {
-	msg   string
-	hint  string
-	kind  error // a sentinel of package target, or nil
-	cause error // the platform's own error, or nil; not shown: it may hold an address with a signature
-}
-
-// Error is the cause, then the hint on a line of its own.
-func (p *problem) Error() string {
-	if p.hint == "" {
-		return p.msg
-	}
-	return p.msg + "\nhint: " + p.hint
-}
-
-// Unwrap gives what errors.Is and errors.As look at: the sentinel and the cause.
-func (p *problem) Unwrap() []error {
-	var out []error
-	for _, e := range []error{p.kind, p.cause} {
-		if e != nil {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func permanent(msg, hint string) error {
-	return &problem{msg: msg, hint: hint, kind: target.ErrPermanent}
-}
-
-// split gives an error's text without its hint, and the hint.
-func split(err error) (detail, hint string) {
-	detail = err.Error()
-	var p *problem
-	if errors.As(err, &p) && p.hint != "" {
-		return strings.TrimSuffix(detail, "\nhint: "+p.hint), p.hint
-	}
-	return detail, ""
-}
-
 // known are the codes that are told with a hint or are not what their status
 // says ("Troubleshoot common Azure deployment errors").
-var known = map[string]problem{
-	"AuthorizationFailed":                  {hint: "give the identity a role with the action that is named, on the resource group or the network", kind: target.ErrPermanent},
-	"LinkedAuthorizationFailed":            {hint: "give the identity a role with the action that is named, on the resource that is named", kind: target.ErrPermanent},
-	"SubscriptionNotFound":                 {hint: "check subscription, and that the identity has a role in it", kind: target.ErrPermanent},
-	"InvalidSubscriptionId":                {hint: "check subscription", kind: target.ErrPermanent},
-	"ResourceGroupNotFound":                {hint: "create the resource group, or name another by resource_group", kind: target.ErrPermanent},
-	"MissingSubscriptionRegistration":      {hint: "az provider register --namespace Microsoft.Compute (and Microsoft.Network)", kind: target.ErrPermanent},
-	"SkuNotAvailable":                      {hint: "choose another vm_size, zone or region", kind: target.ErrPermanent},
-	"QuotaExceeded":                        {hint: "ask for more quota in the portal (Usage + quotas), or choose a smaller vm_size", kind: target.ErrPermanent},
-	"PrivateIPAddressInUse":                {hint: "choose another address or let the network give one", kind: target.ErrPermanent},
-	"PrivateIPAddressNotInSubnet":          {hint: "choose an address of the subnet or let the network give one", kind: target.ErrPermanent},
-	"RequestDisallowedByPolicy":            {hint: "a policy of the subscription forbids it: see which in the portal, or restore elsewhere", kind: target.ErrPermanent},
-	"ScopeLocked":                          {hint: "remove the lock on the resource or its group", kind: target.ErrPermanent},
-	"ReadOnlyDisabledSubscription":         {hint: "the subscription is disabled", kind: target.ErrPermanent},
-	"AllocationFailed":                     {hint: "the region has no room for this size now: try again later, or choose another vm_size or zone"},
-	"ZonalAllocationFailed":                {hint: "the zone has no room for this size now: try again later, or choose another vm_size or zone"},
-	"OverconstrainedAllocationRequest":     {hint: "leave out the zone or availability set, or choose another vm_size"},
-	"OverconstrainedZonalAllocationReques": {hint: "leave out the zone or availability set, or choose another vm_size"},
-	"PreconditionFailed":                   {hint: "something of that name was made meanwhile: restore under another name", kind: target.ErrExists},
-	"PropertyChangeNotAllowed":             {kind: target.ErrPermanent},
-	"AttachDiskWhileBeingDetached":         {hint: "try again in a few minutes"},
+var known = map[string]target.Problem{
+	"AuthorizationFailed":                  {Hint: "give the identity a role with the action that is named, on the resource group or the network", Kind: target.ErrPermanent},
+	"LinkedAuthorizationFailed":            {Hint: "give the identity a role with the action that is named, on the resource that is named", Kind: target.ErrPermanent},
+	"SubscriptionNotFound":                 {Hint: "check subscription, and that the identity has a role in it", Kind: target.ErrPermanent},
+	"InvalidSubscriptionId":                {Hint: "check subscription", Kind: target.ErrPermanent},
+	"ResourceGroupNotFound":                {Hint: "create the resource group, or name another by resource_group", Kind: target.ErrPermanent},
+	"MissingSubscriptionRegistration":      {Hint: "az provider register --namespace Microsoft.Compute (and Microsoft.Network)", Kind: target.ErrPermanent},
+	"SkuNotAvailable":                      {Hint: "choose another vm_size, zone or region", Kind: target.ErrPermanent},
+	"QuotaExceeded":                        {Hint: "ask for more quota in the portal (Usage + quotas), or choose a smaller vm_size", Kind: target.ErrPermanent},
+	"PrivateIPAddressInUse":                {Hint: "choose another address or let the network give one", Kind: target.ErrPermanent},
+	"PrivateIPAddressNotInSubnet":          {Hint: "choose an address of the subnet or let the network give one", Kind: target.ErrPermanent},
+	"RequestDisallowedByPolicy":            {Hint: "a policy of the subscription forbids it: see which in the portal, or restore elsewhere", Kind: target.ErrPermanent},
+	"ScopeLocked":                          {Hint: "remove the lock on the resource or its group", Kind: target.ErrPermanent},
+	"ReadOnlyDisabledSubscription":         {Hint: "the subscription is disabled", Kind: target.ErrPermanent},
+	"AllocationFailed":                     {Hint: "the region has no room for this size now: try again later, or choose another vm_size or zone"},
+	"ZonalAllocationFailed":                {Hint: "the zone has no room for this size now: try again later, or choose another vm_size or zone"},
+	"OverconstrainedAllocationRequest":     {Hint: "leave out the zone or availability set, or choose another vm_size"},
+	"OverconstrainedZonalAllocationReques": {Hint: "leave out the zone or availability set, or choose another vm_size"},
+	"PreconditionFailed":                   {Hint: "something of that name was made meanwhile: restore under another name", Kind: target.ErrExists},
+	"PropertyChangeNotAllowed":             {Kind: target.ErrPermanent},
+	"AttachDiskWhileBeingDetached":         {Hint: "try again in a few minutes"},
 }
 
 // codeOf is the platform's code in err, or "".
@@ -110,7 +69,7 @@ func notFound(err error) bool { return statusOf(err) == http.StatusNotFound }
 // that are words already, and those of contexts, stay as they are.
 func translate(err error) error {
 	var (
-		p    *problem
+		p    *target.Problem
 		re   *azcore.ResponseError
 		auth *azidentity.AuthenticationFailedError
 	)
@@ -135,10 +94,10 @@ func translate(err error) error {
 	)
 	switch {
 	case errors.As(err, &authority), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &cert):
-		return &problem{msg: "the server's certificate is not trusted: " + strip(err).Error(),
-			hint: "set ca_file to the certificate authority that signed it; a proxy that opens TLS has one of its own", kind: target.ErrPermanent, cause: err}
+		return &target.Problem{Msg: "the server's certificate is not trusted: " + strip(err).Error(),
+			Hint: "set ca_file to the certificate authority that signed it; a proxy that opens TLS has one of its own", Kind: target.ErrPermanent, Cause: err}
 	case errors.As(err, &dns):
-		return &problem{msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), hint: "check cloud, the endpoints and the name servers", cause: err}
+		return &target.Problem{Msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), Hint: "check cloud, the endpoints and the name servers", Cause: err}
 	}
 	return strip(err)
 }
@@ -155,29 +114,29 @@ func strip(err error) error {
 // responseProblem translates what the resource manager answered.
 func responseProblem(re *azcore.ResponseError) error {
 	p := known[re.ErrorCode]
-	p.cause = re
-	p.msg = messageOf(re.RawResponse)
-	if p.msg == "" {
-		p.msg = "the platform refuses"
+	p.Cause = re
+	p.Msg = messageOf(re.RawResponse)
+	if p.Msg == "" {
+		p.Msg = "the platform refuses"
 	}
 	code := re.ErrorCode
 	if code == "" {
 		code = fmt.Sprintf("HTTP %d", re.StatusCode)
 	}
-	p.msg += " (" + code + ")"
-	if strings.Contains(strings.ToLower(p.msg), "quota") && re.StatusCode == http.StatusConflict {
-		p.kind, p.hint = target.ErrPermanent, known["QuotaExceeded"].hint
+	p.Msg += " (" + code + ")"
+	if strings.Contains(strings.ToLower(p.Msg), "quota") && re.StatusCode == http.StatusConflict {
+		p.Kind, p.Hint = target.ErrPermanent, known["QuotaExceeded"].Hint
 	}
 	if _, ok := known[re.ErrorCode]; ok {
 		return &p
 	}
 	switch re.StatusCode {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnauthorized:
-		if p.kind == nil {
-			p.kind = target.ErrPermanent
+		if p.Kind == nil {
+			p.Kind = target.ErrPermanent
 		}
 	case http.StatusTooManyRequests:
-		p.hint = "the subscription is throttled: try again later, or run fewer restores at once"
+		p.Hint = "the subscription is throttled: try again later, or run fewer restores at once"
 	}
 	return &p
 }
@@ -224,7 +183,7 @@ func messageOf(res *http.Response) string {
 
 // signInProblem translates what the authority answered.
 func signInProblem(e *azidentity.AuthenticationFailedError) error {
-	p := &problem{msg: "cannot sign in", cause: e}
+	p := &target.Problem{Msg: "cannot sign in", Cause: e}
 	if e.RawResponse == nil {
 		text := e.Error()
 		if i := strings.IndexByte(text, '\n'); i > 0 {
@@ -234,13 +193,13 @@ func signInProblem(e *azidentity.AuthenticationFailedError) error {
 		if errors.As(e, &u) {
 			text = strip(e).Error()
 		}
-		p.msg += ": " + text
+		p.Msg += ": " + text
 		return p
 	}
 	said := messageOf(e.RawResponse)
-	p.msg += ": " + said
+	p.Msg += ": " + said
 	if s := e.RawResponse.StatusCode; s >= 400 && s < 500 && s != http.StatusTooManyRequests {
-		p.kind, p.hint = target.ErrPermanent, "check tenant, client_id and the secret or certificate: it may have expired"
+		p.Kind, p.Hint = target.ErrPermanent, "check tenant, client_id and the secret or certificate: it may have expired"
 	}
 	return p
 }

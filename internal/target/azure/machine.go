@@ -40,7 +40,7 @@ func (s *session) finish(ctx context.Context) error {
 		return err
 	}
 	if i := s.missing(); i >= 0 {
-		return permanent(fmt.Sprintf("disk %d has not been completed", i), "")
+		return target.Permanent(fmt.Sprintf("disk %d has not been completed", i), "")
 	}
 	if err := s.makeNICs(ctx); err != nil {
 		return err
@@ -184,10 +184,10 @@ func (s *session) PowerOn(ctx context.Context, v *target.VM) error {
 
 func (s *session) powerOn(ctx context.Context, v *target.VM) error {
 	if v == nil || !strings.EqualFold(v.ID, s.vmID()) {
-		return permanent("it is not the machine of this restore", "")
+		return target.Permanent("it is not the machine of this restore", "")
 	}
 	if i := s.missing(); i >= 0 {
-		return permanent(fmt.Sprintf("disk %d has not been completed", i), "")
+		return target.Permanent(fmt.Sprintf("disk %d has not been completed", i), "")
 	}
 	if err := s.makeVM(ctx); err != nil {
 		return err

@@ -25,11 +25,11 @@ const maxName = 64
 func checkName(s string) error {
 	switch {
 	case strings.TrimSpace(s) == "":
-		return permanent("the machine has no name", "give the restored machine a name")
+		return target.Permanent("the machine has no name", "give the restored machine a name")
 	case !utf8.ValidString(s):
-		return permanent("the machine's name is not valid UTF-8", "give the restored machine another name")
+		return target.Permanent("the machine's name is not valid UTF-8", "give the restored machine another name")
 	case len(s) > maxName:
-		return permanent(fmt.Sprintf("the machine's name has %d bytes; Azure allows %d", len(s), maxName), "give the restored machine a shorter name")
+		return target.Permanent(fmt.Sprintf("the machine's name has %d bytes; Azure allows %d", len(s), maxName), "give the restored machine a shorter name")
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func (t *azure) identify(kind, value, group string) (string, error) {
 		group, parts = parts[0], parts[1:]
 	}
 	if len(parts) != 1 || parts[0] == "" || group == "" {
-		return "", permanent(fmt.Sprintf("%q names no %s", value, kind[strings.LastIndexByte(kind, '/')+1:]), "write NAME, GROUP/NAME or the whole identifier")
+		return "", target.Permanent(fmt.Sprintf("%q names no %s", value, kind[strings.LastIndexByte(kind, '/')+1:]), "write NAME, GROUP/NAME or the whole identifier")
 	}
 	return t.c.path("resourceGroups", group, "providers", kind, parts[0]), nil
 }
@@ -64,7 +64,7 @@ func (t *azure) locate(ctx context.Context, o *target.Order) (*place, error) {
 		p.group = t.cfg.group
 	}
 	if p.group == "" {
-		return nil, permanent("no resource group is named", "set the placement field resource_group")
+		return nil, target.Permanent("no resource group is named", "set the placement field resource_group")
 	}
 	var g plain
 	if err := t.c.get(ctx, t.c.path("resourceGroups", p.group), apiResources, &g); err != nil {
@@ -114,7 +114,7 @@ func (t *azure) locate(ctx context.Context, o *target.Order) (*place, error) {
 		}
 	}
 	if p.set != "" && len(p.zones) > 0 {
-		return nil, permanent("a machine cannot have both an availability set and a zone", "leave one of them out")
+		return nil, target.Permanent("a machine cannot have both an availability set and a zone", "leave one of them out")
 	}
 	return p, t.placeNICs(ctx, p, o)
 }
@@ -124,12 +124,12 @@ func (t *azure) exists(ctx context.Context, id, api, what, location string) erro
 	var r plain
 	if err := t.c.get(ctx, id, api, &r); err != nil {
 		if notFound(err) {
-			return permanent(fmt.Sprintf("%s: there is no %s", what, id), "choose one that is there; the inventory lists them")
+			return target.Permanent(fmt.Sprintf("%s: there is no %s", what, id), "choose one that is there; the inventory lists them")
 		}
 		return err
 	}
 	if !strings.EqualFold(r.Location, location) {
-		return permanent(fmt.Sprintf("%s: %s is in %s and the machine is to be in %s", what, id, r.Location, location), "choose one of the region")
+		return target.Permanent(fmt.Sprintf("%s: %s is in %s and the machine is to be in %s", what, id, r.Location, location), "choose one of the region")
 	}
 	return nil
 }
@@ -144,15 +144,15 @@ func tagsOf(o *target.Order) (map[string]string, error) {
 		k, v, ok := strings.Cut(kv, "=")
 		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
 		if !ok || k == "" || len(k) > 512 || strings.ContainsAny(k, `<>%&\?/`) || len([]rune(v)) > 256 {
-			return nil, permanent(fmt.Sprintf("%q is no tag", kv), `write NAME=VALUE; a name has none of <>%&\?/`)
+			return nil, target.Permanent(fmt.Sprintf("%q is no tag", kv), `write NAME=VALUE; a name has none of <>%&\?/`)
 		}
 		if strings.EqualFold(k, jobTag) || strings.EqualFold(k, machineTag) {
-			return nil, permanent(fmt.Sprintf("the tag %s is not free", k), "choose another name")
+			return nil, target.Permanent(fmt.Sprintf("the tag %s is not free", k), "choose another name")
 		}
 		tags[k] = v
 	}
 	if len(tags) > 50 {
-		return nil, permanent(fmt.Sprintf("%d tags are too many", len(tags)), "Azure allows 50")
+		return nil, target.Permanent(fmt.Sprintf("%d tags are too many", len(tags)), "Azure allows 50")
 	}
 	return tags, nil
 }
@@ -161,7 +161,7 @@ func tagsOf(o *target.Order) (map[string]string, error) {
 func (t *azure) placeSize(ctx context.Context, p *place, o *target.Order) error {
 	name := o.Placement.Fields[caps.VMSize]
 	if name == "" {
-		return permanent("no size is named", "set the placement field "+caps.VMSize+", for instance Standard_D2s_v5")
+		return target.Permanent("no size is named", "set the placement field "+caps.VMSize+", for instance Standard_D2s_v5")
 	}
 	all, err := t.machineSizes(ctx, p.location)
 	if err != nil {
@@ -169,7 +169,7 @@ func (t *azure) placeSize(ctx context.Context, p *place, o *target.Order) error 
 	}
 	size, ok := all[strings.ToLower(name)]
 	if !ok {
-		return permanent(fmt.Sprintf("there is no size %s in %s", name, p.location), "choose another size or region; the inventory lists them")
+		return target.Permanent(fmt.Sprintf("there is no size %s in %s", name, p.location), "choose another size or region; the inventory lists them")
 	}
 	p.size = size
 	switch want := o.Options[optSecurity]; want {
@@ -186,7 +186,7 @@ func (t *azure) placeSize(ctx context.Context, p *place, o *target.Order) error 
 		p.controller = size.controllers[0]
 	}
 	refuse := func(format string, args ...any) error {
-		return permanent(fmt.Sprintf("size %s %s", size.Name, fmt.Sprintf(format, args...)), "choose another vm_size; the inventory lists them")
+		return target.Permanent(fmt.Sprintf("size %s %s", size.Name, fmt.Sprintf(format, args...)), "choose another vm_size; the inventory lists them")
 	}
 	data := len(o.Disks) - 1
 	switch {
@@ -232,17 +232,17 @@ func placeDisks(p *place, o *target.Order) error {
 			for _, c := range traits.Classes {
 				names = append(names, c.Name)
 			}
-			return permanent(fmt.Sprintf("disk %d: there is no SKU %q", i, d.sku), "one of "+strings.Join(names, ", "))
+			return target.Permanent(fmt.Sprintf("disk %d: there is no SKU %q", i, d.sku), "one of "+strings.Join(names, ", "))
 		case class.Premium && !p.size.Premium:
-			return permanent(fmt.Sprintf("disk %d: size %s takes no %s", i, p.size.Name, d.sku), "choose a size with an s in its name, or another SKU")
+			return target.Permanent(fmt.Sprintf("disk %d: size %s takes no %s", i, p.size.Name, d.sku), "choose a size with an s in its name, or another SKU")
 		case class.NoBoot && i == p.osDisk:
-			return permanent(fmt.Sprintf("disk %d: %s cannot hold the boot disk", i, d.sku), "choose Premium_LRS for it")
+			return target.Permanent(fmt.Sprintf("disk %d: %s cannot hold the boot disk", i, d.sku), "choose Premium_LRS for it")
 		case v2 && len(p.zones) == 0:
-			return permanent(fmt.Sprintf("disk %d: %s needs a zone", i, d.sku), "set the placement field zone")
+			return target.Permanent(fmt.Sprintf("disk %d: %s needs a zone", i, d.sku), "set the placement field zone")
 		case !v2 && (d.iops != 0 || d.mbps != 0):
-			return permanent(fmt.Sprintf("disk %d: the performance of %s cannot be chosen", i, d.sku), "choose PremiumV2_LRS, or leave IOPS and throughput out")
+			return target.Permanent(fmt.Sprintf("disk %d: the performance of %s cannot be chosen", i, d.sku), "choose PremiumV2_LRS, or leave IOPS and throughput out")
 		case i == p.osDisk && o.Disks[i].Virtual > traits.For(o.Machine.Firmware).MaxBootDisk && traits.For(o.Machine.Firmware).MaxBootDisk > 0:
-			return permanent(fmt.Sprintf("disk %d: a boot disk of %d bytes is too large for a machine of generation %s", i, o.Disks[i].Virtual, p.generation[1:]), "")
+			return target.Permanent(fmt.Sprintf("disk %d: a boot disk of %d bytes is too large for a machine of generation %s", i, o.Disks[i].Virtual, p.generation[1:]), "")
 		}
 		p.disks = append(p.disks, d)
 	}
@@ -263,7 +263,7 @@ func (t *azure) placeNICs(ctx context.Context, p *place, o *target.Order) error 
 		}
 		fail := func(err error) error { return fmt.Errorf("adapter %d: %w", i, translate(err)) }
 		if n == "" {
-			return fail(permanent("no network is named", "map every adapter to NETWORK/SUBNET, or set the placement field network"))
+			return fail(target.Permanent("no network is named", "map every adapter to NETWORK/SUBNET, or set the placement field network"))
 		}
 		id, sub, err := t.subnetOf(n, p.group)
 		if err != nil {
@@ -274,17 +274,17 @@ func (t *azure) placeNICs(ctx context.Context, p *place, o *target.Order) error 
 			vnet = &network{}
 			if err := t.c.get(ctx, id, apiNetwork, vnet); err != nil {
 				if notFound(err) {
-					err = permanent("there is no network "+id, "choose one that is there; the inventory lists them")
+					err = target.Permanent("there is no network "+id, "choose one that is there; the inventory lists them")
 				}
 				return fail(err)
 			}
 			networks[strings.ToLower(id)] = vnet
 		}
 		if !strings.EqualFold(vnet.Location, p.location) {
-			return fail(permanent(fmt.Sprintf("network %s is in %s and the machine is to be in %s", vnet.Name, vnet.Location, p.location), "choose a network of the region"))
+			return fail(target.Permanent(fmt.Sprintf("network %s is in %s and the machine is to be in %s", vnet.Name, vnet.Location, p.location), "choose a network of the region"))
 		}
 		if len(networks) > 1 {
-			return fail(permanent("the adapters of one machine must be in one virtual network", "map them to subnets of the same network"))
+			return fail(target.Permanent("the adapters of one machine must be in one virtual network", "map them to subnets of the same network"))
 		}
 		x := placedNIC{subnet: id + "/subnets/" + sub}
 		if x.address, err = addressOf(vnet, sub, a, o.Machine, i); err != nil {
@@ -295,7 +295,7 @@ func (t *azure) placeNICs(ctx context.Context, p *place, o *target.Order) error 
 			groups = []string{o.Placement.Fields[fieldSecurity]}
 		}
 		if len(groups) > 1 {
-			return fail(permanent("an adapter has one network security group in Azure", "name one"))
+			return fail(target.Permanent("an adapter has one network security group in Azure", "name one"))
 		}
 		if len(groups) == 1 {
 			if x.group, err = t.identify("Microsoft.Network/networkSecurityGroups", groups[0], p.group); err != nil {
@@ -316,7 +316,7 @@ func (t *azure) subnetOf(value, group string) (net, sub string, err error) {
 	if strings.HasPrefix(strings.ToLower(value), "/subscriptions/") {
 		i := strings.LastIndex(strings.ToLower(value), "/subnets/")
 		if i < 0 || strings.Contains(value[i+9:], "/") {
-			return "", "", permanent(fmt.Sprintf("%q is no subnet's identifier", value), "")
+			return "", "", target.Permanent(fmt.Sprintf("%q is no subnet's identifier", value), "")
 		}
 		return value[:i], value[i+9:], nil
 	}
@@ -325,7 +325,7 @@ func (t *azure) subnetOf(value, group string) (net, sub string, err error) {
 		group, parts = parts[0], parts[1:]
 	}
 	if len(parts) != 2 || slices.Contains(parts, "") {
-		return "", "", permanent(fmt.Sprintf("%q names no subnet", value), "write NETWORK/SUBNET or GROUP/NETWORK/SUBNET")
+		return "", "", target.Permanent(fmt.Sprintf("%q names no subnet", value), "write NETWORK/SUBNET or GROUP/NETWORK/SUBNET")
 	}
 	return t.c.path("resourceGroups", group, "providers/Microsoft.Network/virtualNetworks", parts[0]), parts[1], nil
 }
@@ -334,7 +334,7 @@ func (t *azure) subnetOf(value, group string) (net, sub string, err error) {
 func addressOf(n *network, name string, a target.Adapter, m *vm.Machine, i int) (string, error) {
 	at := slices.IndexFunc(n.Properties.Subnets, func(s subnet) bool { return strings.EqualFold(s.Name, name) })
 	if at < 0 {
-		return "", permanent(fmt.Sprintf("network %s has no subnet %s", n.Name, name), "choose one that is there; the inventory lists them")
+		return "", target.Permanent(fmt.Sprintf("network %s has no subnet %s", n.Name, name), "choose one that is there; the inventory lists them")
 	}
 	var wanted []string
 	switch a.Address {
@@ -347,7 +347,7 @@ func addressOf(n *network, name string, a target.Adapter, m *vm.Machine, i int) 
 			wanted = m.NICs[i].Addresses
 		}
 	default:
-		return "", permanent(fmt.Sprintf("address policy %q is not known", a.Address), "")
+		return "", target.Permanent(fmt.Sprintf("address policy %q is not known", a.Address), "")
 	}
 	sub := n.Properties.Subnets[at].Properties
 	prefixes := sub.Prefixes
@@ -358,7 +358,7 @@ func addressOf(n *network, name string, a target.Adapter, m *vm.Machine, i int) 
 		w, _, _ = strings.Cut(w, "/")
 		ip, err := netip.ParseAddr(w)
 		if err != nil {
-			return "", permanent(fmt.Sprintf("%q is no address", w), "")
+			return "", target.Permanent(fmt.Sprintf("%q is no address", w), "")
 		}
 		if !ip.Is4() {
 			continue
@@ -368,9 +368,9 @@ func addressOf(n *network, name string, a target.Adapter, m *vm.Machine, i int) 
 				return ip.String(), nil
 			}
 		}
-		return "", permanent(fmt.Sprintf("%s is not in subnet %s (%s)", ip, name, strings.Join(prefixes, ", ")), "choose the subnet it belongs to, another address, or dhcp")
+		return "", target.Permanent(fmt.Sprintf("%s is not in subnet %s (%s)", ip, name, strings.Join(prefixes, ", ")), "choose the subnet it belongs to, another address, or dhcp")
 	}
-	return "", permanent("no IPv4 address is known that the adapter could have", "name one, or let the network give it (dhcp)")
+	return "", target.Permanent("no IPv4 address is known that the adapter could have", "name one, or let the network give it (dhcp)")
 }
 
 // free refuses to begin where a machine of the name exists that is not the
@@ -396,6 +396,6 @@ func (s *session) free(ctx context.Context) error {
 		}
 		return s.powerOff(ctx)
 	}
-	return &problem{msg: fmt.Sprintf("a machine named %q already exists in resource group %s", m.Name, s.place.group),
-		hint: "restore under another name or into another resource group", kind: target.ErrExists}
+	return &target.Problem{Msg: fmt.Sprintf("a machine named %q already exists in resource group %s", m.Name, s.place.group),
+		Hint: "restore under another name or into another resource group", Kind: target.ErrExists}
 }

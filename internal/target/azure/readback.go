@@ -15,6 +15,7 @@ import (
 
 	"ascend/internal/disk"
 	"ascend/internal/image"
+	"ascend/internal/target"
 )
 
 // diskID is the identifier of a managed disk.
@@ -24,7 +25,7 @@ var diskID = regexp.MustCompile(`(?i)^/subscriptions/[0-9a-f-]{36}/resourceGroup
 // runs cannot be read, and one that has run has other bytes.
 func (t *azure) ReadLanded(ctx context.Context, object string, _ image.Format) (disk.Disk, error) {
 	if !diskID.MatchString(object) {
-		return nil, fmt.Errorf("cannot read %s: %w", object, permanent("this connector made no such disk", ""))
+		return nil, fmt.Errorf("cannot read %s: %w", object, target.Permanent("this connector made no such disk", ""))
 	}
 	d, err := t.read(ctx, object)
 	if err != nil {
@@ -79,7 +80,7 @@ func (d *remoteDisk) look(ctx context.Context) error {
 			return err
 		}
 		if p.ContentLength == nil || *p.ContentLength < footerSize || *p.ContentLength%pageSize != 0 {
-			return permanent("its file has no length that a fixed VHD can have", "")
+			return target.Permanent("its file has no length that a fixed VHD can have", "")
 		}
 		d.size = *p.ContentLength - footerSize
 		return nil
@@ -107,7 +108,7 @@ func (d *remoteDisk) with(ctx context.Context, f func(ctx context.Context, b *pa
 			continue
 		}
 		out, wait := judge(err)
-		var p *problem
+		var p *target.Problem
 		if errors.As(err, &p) || try >= attempts || out == lost && statusOf(err) != 0 {
 			return blobError(err)
 		}

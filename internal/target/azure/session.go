@@ -132,7 +132,7 @@ func (s *session) make(ctx context.Context, kind, name string, body any, data ma
 	err := s.c.get(ctx, id, apiOf[kind], &there)
 	switch {
 	case err == nil && there.Tags[jobTag] != jobValue(s.order.Job):
-		return nil, &problem{msg: fmt.Sprintf("%s already exists and is not of this job", id), hint: "remove it or restore elsewhere", kind: target.ErrExists}
+		return nil, &target.Problem{Msg: fmt.Sprintf("%s already exists and is not of this job", id), Hint: "remove it or restore elsewhere", Kind: target.ErrExists}
 	case err == nil && there.Properties.State == "Failed":
 		// What could not be made is in the way of another attempt.
 		if err := s.c.do(ctx, http.MethodDelete, id, apiOf[kind], nil, nil); err != nil {
@@ -172,7 +172,7 @@ func (c *client) settle(ctx context.Context, id, api string) (string, error) {
 		switch r.Properties.State {
 		case "Creating", "Updating", "Deleting":
 		case "Failed":
-			return "Failed", &problem{msg: fmt.Sprintf("the platform could not make %s", id), hint: "see the activity log of its resource group; then try again"}
+			return "Failed", &target.Problem{Msg: fmt.Sprintf("the platform could not make %s", id), Hint: "see the activity log of its resource group; then try again"}
 		default:
 			return r.Properties.State, nil
 		}
@@ -242,7 +242,7 @@ func (s *session) stage(ctx context.Context, i int, to string) error {
 // Upload opens the upload of disk i, or goes on with it.
 func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 	if i < 0 || i >= len(s.order.Disks) {
-		return nil, permanent(fmt.Sprintf("there is no disk %d", i), "")
+		return nil, target.Permanent(fmt.Sprintf("there is no disk %d", i), "")
 	}
 	u, err := s.openUpload(ctx, i)
 	if err != nil {
@@ -286,7 +286,7 @@ func (s *session) openUpload(ctx context.Context, i int) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, &problem{msg: "the disk was taken away, or access to it revoked, while it was being sent; it has been made anew", kind: target.ErrExpired}
+	return nil, &target.Problem{Msg: "the disk was taken away, or access to it revoked, while it was being sent; it has been made anew", Kind: target.ErrExpired}
 }
 
 // missing is the first disk that has not landed; -1: none.
@@ -302,11 +302,11 @@ func (s *session) missing() int {
 // ReadBack opens disk i as the guest will see it.
 func (s *session) ReadBack(ctx context.Context, i int) (disk.Disk, error) {
 	if i < 0 || i >= len(s.order.Disks) {
-		return nil, permanent(fmt.Sprintf("there is no disk %d", i), "")
+		return nil, target.Permanent(fmt.Sprintf("there is no disk %d", i), "")
 	}
 	r, _ := s.recorded(kindDisk, s.diskName(i))
 	if r.Data[dataStage] != stageLanded {
-		return nil, fmt.Errorf("cannot read back disk %d: %w", i, permanent("it has not been completed", ""))
+		return nil, fmt.Errorf("cannot read back disk %d: %w", i, target.Permanent("it has not been completed", ""))
 	}
 	d, err := s.t.read(ctx, r.ID)
 	if err == nil && d.Size() != s.order.Disks[i].Virtual {

@@ -24,14 +24,14 @@ func (t *azure) Undo(ctx context.Context, r target.Resource) error {
 func (t *azure) undo(ctx context.Context, r target.Resource) error {
 	typ, ok := typeOf[r.Kind]
 	if !ok {
-		return permanent("this connector makes no such resource", "")
+		return target.Permanent("this connector makes no such resource", "")
 	}
 	id := r.ID
 	if id == "" {
 		id = r.Data[dataResource]
 	}
 	if !strings.HasPrefix(strings.ToLower(id), strings.ToLower(t.c.path("resourceGroups/"))) || !strings.Contains(strings.ToLower(id), strings.ToLower("/providers/"+typ+"/")) {
-		return permanent("it is not in the subscription that is set", "undo with the settings that it was made with")
+		return target.Permanent("it is not in the subscription that is set", "undo with the settings that it was made with")
 	}
 	api := apiOf[r.Kind]
 	_, err := t.c.settle(ctx, id, api)
@@ -52,7 +52,7 @@ func (t *azure) undo(ctx context.Context, r target.Resource) error {
 		if r.ID == "" && !r.Done {
 			return nil
 		}
-		return permanent(fmt.Sprintf("it does not bear the tag %s=%s", jobTag, jobValue(r.Job)), "it is left alone: if it is a leftover, remove it by hand")
+		return target.Permanent(fmt.Sprintf("it does not bear the tag %s=%s", jobTag, jobValue(r.Job)), "it is left alone: if it is a leftover, remove it by hand")
 	}
 	if r.Kind == kindDisk {
 		if err := t.closeDisk(ctx, id); err != nil {

@@ -90,7 +90,7 @@ func (u *upload) state() error {
 	defer u.mu.Unlock()
 	switch {
 	case u.landed && !u.past:
-		return permanent("the disk is already complete", "")
+		return target.Permanent("the disk is already complete", "")
 	case u.aborted:
 		return errors.New("the upload was aborted")
 	}
@@ -106,7 +106,7 @@ func (u *upload) WriteRange(ctx context.Context, off int64, p []byte) error {
 		return fail(err)
 	}
 	if off < 0 || off%pageSize != 0 || len(p)%pageSize != 0 || off > u.size || int64(len(p)) > u.size-off {
-		return fail(permanent(fmt.Sprintf("these are not whole pages of a file of %d bytes", u.size), ""))
+		return fail(target.Permanent(fmt.Sprintf("these are not whole pages of a file of %d bytes", u.size), ""))
 	}
 	if u.past {
 		if err := u.compare(ctx, off, p); err != nil {
@@ -160,20 +160,20 @@ func (u *upload) write(ctx context.Context, off int64, p []byte) error {
 		case status == http.StatusForbidden:
 			// The signature has ended, or was revoked.
 			if renewals++; renewals > 2 {
-				return &problem{msg: "access to the disk's bytes is refused", hint: "a firewall of the subscription or a policy may forbid public access to managed disks", kind: target.ErrPermanent, cause: err}
+				return &target.Problem{Msg: "access to the disk's bytes is refused", Hint: "a firewall of the subscription or a policy may forbid public access to managed disks", Kind: target.ErrPermanent, Cause: err}
 			}
 			if err := u.access.renewed(ctx, blob); err != nil {
 				return u.ended(err)
 			}
 			continue
 		case status == http.StatusNotFound:
-			return &problem{msg: "the disk is no longer there", kind: target.ErrExpired, cause: err}
+			return &target.Problem{Msg: "the disk is no longer there", Kind: target.ErrExpired, Cause: err}
 		case status == http.StatusBadRequest && (codeOf(err) == "Crc64Mismatch" || codeOf(err) == "Md5Mismatch"):
 			if mismatches++; mismatches > 2 {
 				return fmt.Errorf("%w: the service received other bytes three times in a row", target.ErrDigest)
 			}
 		case status >= 400 && status < 500 && out == lost:
-			return &problem{msg: fmt.Sprintf("the service refuses the write (%s)", codeOf(err)), kind: target.ErrPermanent, cause: err}
+			return &target.Problem{Msg: fmt.Sprintf("the service refuses the write (%s)", codeOf(err)), Kind: target.ErrPermanent, Cause: err}
 		}
 		if try >= attempts {
 			return fmt.Errorf("%d attempts failed, the last: %w", try, blobError(err))
@@ -190,7 +190,7 @@ func (u *upload) write(ctx context.Context, off int64, p []byte) error {
 // ended tells whether access cannot be had any more because the upload is over.
 func (u *upload) ended(err error) error {
 	if notFound(err) || codeOf(err) == "OperationNotAllowed" {
-		return &problem{msg: "the upload was ended from outside: " + translate(err).Error(), kind: target.ErrExpired, cause: err}
+		return &target.Problem{Msg: "the upload was ended from outside: " + translate(err).Error(), Kind: target.ErrExpired, Cause: err}
 	}
 	return err
 }
@@ -220,8 +220,8 @@ func judge(err error) (outcome, time.Duration) {
 func blobError(err error) error {
 	var re *azcore.ResponseError
 	if errors.As(err, &re) {
-		return &problem{msg: fmt.Sprintf("the service answers HTTP %d (%s)", re.StatusCode, re.ErrorCode), cause: err,
-			hint: "the storage service is busy: run the restore again, it goes on where it was"}
+		return &target.Problem{Msg: fmt.Sprintf("the service answers HTTP %d (%s)", re.StatusCode, re.ErrorCode), Cause: err,
+			Hint: "the storage service is busy: run the restore again, it goes on where it was"}
 	}
 	return strip(err)
 }
@@ -283,7 +283,7 @@ func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 		return nil, fmt.Errorf("cannot complete disk %d: %w", u.i, translate(err))
 	}
 	if sum.Bytes != 0 && sum.Bytes != u.size {
-		return fail(permanent(fmt.Sprintf("%d bytes were sent and %d announced", sum.Bytes, u.size), ""))
+		return fail(target.Permanent(fmt.Sprintf("%d bytes were sent and %d announced", sum.Bytes, u.size), ""))
 	}
 	if err := u.shutBack(); err != nil {
 		return fail(err)

@@ -65,7 +65,7 @@ func (t *azure) Validate(ctx context.Context) []target.Check {
 	add := func(name, detail string, err error) bool {
 		c := target.Check{Name: name, OK: err == nil, Detail: detail}
 		if err != nil {
-			c.Detail, c.Hint = split(translate(err))
+			c.Detail, c.Hint = target.SplitHint(translate(err))
 			if c.Hint == "" {
 				c.Hint = "check the network between here and " + t.cfg.endpoint() + ", then validate again"
 			}
@@ -84,7 +84,7 @@ func (t *azure) Validate(ctx context.Context) []target.Check {
 		return out
 	}
 	if sub.State != "Enabled" && sub.State != "Warned" {
-		add("subscription state", "", permanent("the subscription is "+strings.ToLower(sub.State), "enable it in the portal"))
+		add("subscription state", "", target.Permanent("the subscription is "+strings.ToLower(sub.State), "enable it in the portal"))
 	}
 	for _, ns := range []string{"Microsoft.Compute", "Microsoft.Network"} {
 		var p struct {
@@ -92,7 +92,7 @@ func (t *azure) Validate(ctx context.Context) []target.Check {
 		}
 		err := t.c.get(ctx, t.c.path("providers", ns), apiResources, &p)
 		if err == nil && p.State != "Registered" {
-			err = permanent(fmt.Sprintf("the resource provider is %s", strings.ToLower(p.State)), "az provider register --namespace "+ns)
+			err = target.Permanent(fmt.Sprintf("the resource provider is %s", strings.ToLower(p.State)), "az provider register --namespace "+ns)
 		}
 		add("provider "+ns, "registered", err)
 	}
@@ -115,7 +115,7 @@ func (t *azure) Validate(ctx context.Context) []target.Check {
 		}
 	}
 	if err == nil && usable == 0 {
-		err = permanent("the subscription has no machine sizes in "+location, "check location: az account list-locations")
+		err = target.Permanent("the subscription has no machine sizes in "+location, "check location: az account list-locations")
 	}
 	add("machine sizes", fmt.Sprintf("%d in %s", usable, location), err)
 	quotas, err := list[usage](ctx, t.c, t.c.path("providers/Microsoft.Compute/locations", location, "usages"), apiCompute)
@@ -126,7 +126,7 @@ func (t *azure) Validate(ctx context.Context) []target.Check {
 		}
 		detail = fmt.Sprintf("%d of %d CPUs used in %s", q.Current, q.Limit, location)
 		if q.Current >= q.Limit {
-			err = permanent(detail, known["QuotaExceeded"].hint)
+			err = target.Permanent(detail, known["QuotaExceeded"].Hint)
 		}
 	}
 	add("quota", detail, err)
@@ -143,7 +143,7 @@ func (t *azure) checkRights(ctx context.Context, add func(name, detail string, e
 		}
 	}
 	if err == nil && len(lack) > 0 {
-		err = permanent("the identity lacks "+strings.Join(lack, ", "), "give it a role that has them, for instance Contributor on the resource group; see docs/azure.md")
+		err = target.Permanent("the identity lacks "+strings.Join(lack, ", "), "give it a role that has them, for instance Contributor on the resource group; see docs/azure.md")
 	}
 	add("permissions", fmt.Sprintf("%d needed, all granted", len(needed)), err)
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"ascend/internal/secret"
+	"ascend/internal/target"
+	"ascend/internal/target/trust"
 )
 
 // params are the parameters of one API call.
@@ -33,7 +35,7 @@ type client struct {
 
 func newClient(cfg *config) *client {
 	return &client{cfg: cfg, http: &http.Client{
-		Transport:     cfg.trust.transport(),
+		Transport:     cfg.trust.Transport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -106,7 +108,7 @@ func (c *client) call(ctx context.Context, command string, p params, out any) er
 		}
 		e := refusal(err)
 		again := e != nil && e.status == codeTooMany || asks && (e == nil || e.status >= 500 && e.status < 530)
-		var cert *certificateError
+		var cert *trust.Error
 		if n == attempts || !again || errors.As(err, &cert) {
 			return err
 		}
@@ -143,7 +145,7 @@ func parseAnswer(command string, status int, b []byte, out any) error {
 	var outer map[string]json.RawMessage
 	if err := json.Unmarshal(b, &outer); err != nil || len(outer) == 0 || len(b) > maxAnswer {
 		if status == http.StatusOK {
-			return permanent("the server does not answer as CloudStack's API", "check url: it ends in /client/api")
+			return target.Permanent("the server does not answer as CloudStack's API", "check url: it ends in /client/api")
 		}
 		return &apiError{command: command, status: status}
 	}

@@ -173,7 +173,7 @@ func (t *cloud) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 // disks travel.
 func (t *cloud) checkOrder(o *target.Order) (path string, err error) {
 	bad := func(format string, args ...any) (string, error) {
-		return "", permanent(fmt.Sprintf(format, args...), "")
+		return "", target.Permanent(fmt.Sprintf(format, args...), "")
 	}
 	if o.Job == "" || o.Machine == nil {
 		return bad("the order has no job or no machine")

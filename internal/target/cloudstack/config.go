@@ -2,10 +2,8 @@ package cloudstack
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +11,7 @@ import (
 
 	"ascend/internal/secret"
 	"ascend/internal/target"
+	"ascend/internal/target/trust"
 	"ascend/internal/vm"
 )
 
@@ -57,7 +56,7 @@ type config struct {
 	api             *url.URL
 	apiKey          string
 	secretKey       secret.String
-	trust           *trust
+	trust           *trust.Trust
 	insecure        bool
 	zone, domain    string
 	account         string
@@ -76,7 +75,7 @@ type config struct {
 
 func newConfig(s target.Settings) (*config, error) {
 	bad := func(setting, format string, args ...any) error {
-		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, permanent(fmt.Sprintf(format, args...), ""))
+		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, target.Permanent(fmt.Sprintf(format, args...), ""))
 	}
 	v := s.Values
 	c := &config{
@@ -96,24 +95,25 @@ func newConfig(s target.Settings) (*config, error) {
 	if c.api, err = parseServer(v["url"], c.insecure); err != nil {
 		return nil, bad("url", "%v", err)
 	}
-	t := &trust{server: c.api.Host, insecure: c.insecure}
+	server := c.api.Host
 	if c.api.Port() == "" {
-		t.server += ":443"
+		server += ":443"
 	}
+	t := trust.New(server)
+	t.Insecure = c.insecure
+	t.Others = "set ca_file to a file with the authority of the secondary storage VM's certificate too"
 	c.trust = t
 	if file := v["ca_file"]; file != "" {
-		pem, err := os.ReadFile(file)
-		if err != nil {
+		if err := t.ReadRoots(file); err != nil {
 			return nil, bad("ca_file", "%v", err)
-		}
-		if t.roots = x509.NewCertPool(); !t.roots.AppendCertsFromPEM(pem) {
-			return nil, bad("ca_file", "%s holds no PEM certificate", file)
 		}
 	}
 	if p := v["thumbprint"]; p != "" {
-		if t.pin, err = parseThumbprint(p); err != nil {
+		sum, err := trust.ParseThumbprint(p)
+		if err != nil {
 			return nil, bad("thumbprint", "%v", err)
 		}
+		t.Pin(server, sum)
 	}
 	if p := v["parallel_disks"]; p != "" {
 		if c.parallel, err = strconv.Atoi(p); err != nil || c.parallel < 1 || c.parallel > 16 {

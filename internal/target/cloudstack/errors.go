@@ -9,48 +9,8 @@ import (
 	"strings"
 
 	"ascend/internal/target"
+	"ascend/internal/target/trust"
 )
-
-// problem is an error of the platform in words, with what to do about it.
-type problem struct {
-	msg   string
-	hint  string
-	kind  error // a sentinel of package target, or nil
-	cause error // the platform's own error, or nil; not shown
-}
-
-// Error is the cause, then the hint on a line of its own.
-func (p *problem) Error() string {
-	if p.hint == "" {
-		return p.msg
-	}
-	return p.msg + "\nhint: " + p.hint
-}
-
-// Unwrap gives what errors.Is and errors.As look at: the sentinel and the cause.
-func (p *problem) Unwrap() []error {
-	var out []error
-	for _, e := range []error{p.kind, p.cause} {
-		if e != nil {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func permanent(msg, hint string) error {
-	return &problem{msg: msg, hint: hint, kind: target.ErrPermanent}
-}
-
-// split gives an error's text without its hint, and the hint.
-func split(err error) (detail, hint string) {
-	detail = err.Error()
-	var p *problem
-	if errors.As(err, &p) && p.hint != "" {
-		return strings.TrimSuffix(detail, "\nhint: "+p.hint), p.hint
-	}
-	return detail, ""
-}
 
 // apiError is an error as the API answers it, of a call or of a job.
 type apiError struct {
@@ -121,8 +81,8 @@ func unsure(err error) bool {
 // that are words already, and those of contexts, stay as they are.
 func translate(err error) error {
 	var (
-		p    *problem
-		cert *certificateError
+		p    *target.Problem
+		cert *trust.Error
 		dns  *net.DNSError
 		u    *url.Error
 	)
@@ -132,9 +92,9 @@ func translate(err error) error {
 	case errors.As(err, &p), errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &cert):
-		return &problem{msg: cert.Error(), hint: cert.hint(), kind: target.ErrPermanent}
+		return &target.Problem{Msg: cert.Error(), Hint: cert.Hint(), Kind: target.ErrPermanent}
 	case errors.As(err, &dns):
-		return &problem{msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), hint: "check url and the name servers"}
+		return &target.Problem{Msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), Hint: "check url and the name servers"}
 	}
 	if e := refusal(err); e != nil {
 		return e.explain()
@@ -146,25 +106,25 @@ func translate(err error) error {
 }
 
 func (e *apiError) explain() error {
-	p := &problem{msg: e.Error(), cause: e}
+	p := &target.Problem{Msg: e.Error(), Cause: e}
 	switch e.status {
 	case codeAuth:
-		p.kind, p.hint = target.ErrPermanent, "check api_key and secret_key (a key that was generated anew ends the old one), and this machine's clock: a call is valid for minutes"
+		p.Kind, p.Hint = target.ErrPermanent, "check api_key and secret_key (a key that was generated anew ends the old one), and this machine's clock: a call is valid for minutes"
 	case codeUnsupported:
-		p.kind, p.hint = target.ErrPermanent, "give the account's role the command "+e.command+", or check the server's version"
+		p.Kind, p.Hint = target.ErrPermanent, "give the account's role the command "+e.command+", or check the server's version"
 	case codeAccount:
-		p.kind, p.hint = target.ErrPermanent, "the account may not do this: check account, domain and project"
+		p.Kind, p.Hint = target.ErrPermanent, "the account may not do this: check account, domain and project"
 	case codeLimit, codeResource:
-		p.kind, p.hint = target.ErrPermanent, "a limit of the account, domain or project is reached: raise it or remove something"
+		p.Kind, p.Hint = target.ErrPermanent, "a limit of the account, domain or project is reached: raise it or remove something"
 	case codeCapacity:
-		p.kind, p.hint = target.ErrPermanent, "no host or storage has room for it: choose another offering or zone, or free some"
+		p.Kind, p.Hint = target.ErrPermanent, "no host or storage has room for it: choose another offering or zone, or free some"
 	case codeMalformed, codeParam:
-		p.kind = target.ErrPermanent
+		p.Kind = target.ErrPermanent
 		if says(e, "already exists in the network domain") {
-			p.kind, p.hint = target.ErrExists, "restore under another name"
+			p.Kind, p.Hint = target.ErrExists, "restore under another name"
 		}
 	case codeTooMany:
-		p.hint = "the server limits how often it may be called: raise api.throttling.max or wait"
+		p.Hint = "the server limits how often it may be called: raise api.throttling.max or wait"
 	}
 	return p
 }

@@ -24,7 +24,7 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 	for i, d := range s.disks {
 		if ids[i] = d.id; d.landed == nil {
 			s.mu.Unlock()
-			return fail(permanent(fmt.Sprintf("disk %d has not been completed", i), ""))
+			return fail(target.Permanent(fmt.Sprintf("disk %d has not been completed", i), ""))
 		}
 	}
 	id := s.vm
@@ -125,7 +125,7 @@ func (s *session) create(ctx context.Context, root string) (string, error) {
 // root disk.
 func explainDeploy(err error) error {
 	if says(err, "zone-wide storage", "have a template to deploy") {
-		return &problem{msg: translate(err).Error(), hint: "this cloud deploys from no uploaded volume: undo the job, set path=template and begin again", kind: target.ErrPermanent, cause: err}
+		return &target.Problem{Msg: translate(err).Error(), Hint: "this cloud deploys from no uploaded volume: undo the job, set path=template and begin again", Kind: target.ErrPermanent, Cause: err}
 	}
 	return err
 }
@@ -139,7 +139,7 @@ func (s *session) recipe(ctx context.Context, root string) (string, params, erro
 	}
 	kind, mode := firmware(m)
 	if kind != "" && !v.since(4, 14, 0) {
-		return "", nil, permanent("CloudStack "+v.String()+" starts no machine by UEFI, which came with 4.14", "upgrade the server, or restore as BIOS")
+		return "", nil, target.Permanent("CloudStack "+v.String()+" starts no machine by UEFI, which came with 4.14", "upgrade the server, or restore as BIOS")
 	}
 	if s.path == pathImport {
 		if len(pl.nics) > 0 {
@@ -188,7 +188,7 @@ func (s *session) addAdapters(ctx context.Context, id string) error {
 		return err
 	}
 	if len(all) != 1 {
-		return permanent("the machine is not there any more", "undo the job and begin again")
+		return target.Permanent("the machine is not there any more", "undo the job and begin again")
 	}
 	for i := max(len(all[0].NICs), 1); i < len(s.place.nics); i++ {
 		n := s.place.nics[i]
@@ -207,11 +207,11 @@ func (s *session) attach(ctx context.Context, i int, id, vm string) error {
 	case err != nil:
 		return err
 	case v == nil || v.ID != id:
-		return permanent(fmt.Sprintf("the volume of disk %d is no longer there", i), "undo the job and begin again")
+		return target.Permanent(fmt.Sprintf("the volume of disk %d is no longer there", i), "undo the job and begin again")
 	case v.Machine == vm:
 		return nil
 	case v.Machine != "":
-		return permanent(fmt.Sprintf("the volume of disk %d is attached to another machine (%s)", i, v.Machine), "detach it")
+		return target.Permanent(fmt.Sprintf("the volume of disk %d is attached to another machine (%s)", i, v.Machine), "detach it")
 	}
 	err = s.t.c.job(ctx, "attachVolume", params{"id": id, "virtualmachineid": vm}, nil)
 	if err != nil && ctx.Err() == nil {
@@ -263,7 +263,7 @@ func (s *session) PowerOn(ctx context.Context, v *target.VM) error {
 	all, err := list[machineRow](ctx, s.t.c, "listVirtualMachines", "virtualmachine", s.f.owned(params{"id": v.ID, "listall": "true"}))
 	switch {
 	case isGone(err) || err == nil && len(all) == 0:
-		return fail(permanent("the machine is not there any more", ""))
+		return fail(target.Permanent("the machine is not there any more", ""))
 	case err != nil:
 		return fail(err)
 	case all[0].State == "Running":

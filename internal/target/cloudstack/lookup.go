@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"ascend/internal/target"
 )
 
 // What the API answers, as far as it is used.
@@ -114,13 +116,13 @@ func choose[T reference](what, want string, all []T) (T, error) {
 	case len(hits) == 1:
 		return hits[0], nil
 	case len(hits) > 1:
-		return none, permanent(fmt.Sprintf("%d are named %s %q", len(hits), what, want), "give the identifier instead of the name")
+		return none, target.Permanent(fmt.Sprintf("%d are named %s %q", len(hits), what, want), "give the identifier instead of the name")
 	case want == "" && len(all) == 1:
 		return all[0], nil
 	case want == "":
-		return none, permanent(fmt.Sprintf("no %s is chosen and there are %d", what, len(all)), "choose one of: "+strings.Join(names, ", "))
+		return none, target.Permanent(fmt.Sprintf("no %s is chosen and there are %d", what, len(all)), "choose one of: "+strings.Join(names, ", "))
 	}
-	return none, permanent(fmt.Sprintf("there is no %s %q", what, want), "there are: "+strings.Join(names, ", "))
+	return none, target.Permanent(fmt.Sprintf("there is no %s %q", what, want), "there are: "+strings.Join(names, ", "))
 }
 
 // facts are what a connection is asked once.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf16"
+
+	"ascend/internal/target"
 )
 
 // tagKey is the tag and the machine's detail that hold the job's id.
@@ -26,10 +28,10 @@ func displayName(name string) (string, error) {
 		return r
 	}, strings.ToValidUTF8(name, "\ufffd"))
 	if strings.TrimSpace(s) == "" {
-		return "", permanent("the machine has no name", "give it one")
+		return "", target.Permanent("the machine has no name", "give it one")
 	}
 	if n := len(utf16.Encode([]rune(s))); n > maxDisplay {
-		return "", permanent(fmt.Sprintf("the machine's name has %d characters and CloudStack takes %d", n, maxDisplay), "restore under a shorter name")
+		return "", target.Permanent(fmt.Sprintf("the machine's name has %d characters and CloudStack takes %d", n, maxDisplay), "restore under a shorter name")
 	}
 	return s, nil
 }

@@ -56,9 +56,9 @@ func (u *fileUpload) WriteRange(ctx context.Context, off int64, p []byte) error 
 	case u.s.life.Err() != nil:
 		err = context.Cause(u.s.life)
 	case u.f == nil && !u.again:
-		err = permanent("the upload is complete or was given up", "")
+		err = target.Permanent("the upload is complete or was given up", "")
 	case off < 0 || off > u.size || int64(len(p)) > u.size-off:
-		err = permanent(fmt.Sprintf("%d bytes at %d are not in a file of %d bytes", len(p), off, u.size), "")
+		err = target.Permanent(fmt.Sprintf("%d bytes at %d are not in a file of %d bytes", len(p), off, u.size), "")
 	case u.again:
 	default:
 		_, err = u.f.WriteAt(p, off)
@@ -98,10 +98,10 @@ func (u *fileUpload) Complete(ctx context.Context, sum target.Sum) (*target.Land
 		return &out, nil
 	}
 	if u.f == nil {
-		return fail(permanent("the upload was given up", ""))
+		return fail(target.Permanent("the upload was given up", ""))
 	}
 	if sum.Bytes != 0 && sum.Bytes != u.size {
-		return fail(permanent(fmt.Sprintf("%d bytes were counted and the file has %d", sum.Bytes, u.size), ""))
+		return fail(target.Permanent(fmt.Sprintf("%d bytes were counted and the file has %d", sum.Bytes, u.size), ""))
 	}
 	if err := u.f.Sync(); err != nil {
 		return fail(err)
@@ -146,7 +146,7 @@ func (t *cloud) fileSize(name string) (int64, error) {
 		return 0, fmt.Errorf("cannot look at primary storage: %w", err)
 	}
 	if !fi.Mode().IsRegular() {
-		return 0, permanent(name+" on primary storage is no file", "")
+		return 0, target.Permanent(name+" on primary storage is no file", "")
 	}
 	return fi.Size(), nil
 }
@@ -231,7 +231,7 @@ func (s *session) openDevice(ctx context.Context, i int) (*fileUpload, error) {
 			return nil, err
 		}
 	default:
-		return nil, permanent("volume "+name+" is attached to machine "+v.Machine, "detach it")
+		return nil, target.Permanent("volume "+name+" is attached to machine "+v.Machine, "detach it")
 	}
 	f, err := s.t.device(ctx, v.ID, size)
 	if err != nil {
@@ -270,7 +270,7 @@ func (t *cloud) device(ctx context.Context, id string, size int64) (*os.File, er
 			}
 			end, err := f.Seek(0, io.SeekEnd)
 			if err == nil && end < size {
-				err = permanent(fmt.Sprintf("the device %s has %d bytes and the disk %d", p, end, size), "is this machine really the one that worker names?")
+				err = target.Permanent(fmt.Sprintf("the device %s has %d bytes and the disk %d", p, end, size), "is this machine really the one that worker names?")
 			}
 			if err != nil {
 				_ = f.Close()
@@ -279,7 +279,7 @@ func (t *cloud) device(ctx context.Context, id string, size int64) (*os.File, er
 			return f, nil
 		}
 		if time.Since(began) > t.cfg.patience {
-			return nil, permanent(fmt.Sprintf("the volume was attached to machine %s, and no device with the serial %s has appeared in %s", t.cfg.worker, serial(id), t.cfg.devices),
+			return nil, target.Permanent(fmt.Sprintf("the volume was attached to machine %s, and no device with the serial %s has appeared in %s", t.cfg.worker, serial(id), t.cfg.devices),
 				"worker must be the machine that Ascend itself runs in, with virtio or virtio-scsi disks")
 		}
 		if err := sleep(ctx, t.cfg.pause/4); err != nil {
@@ -320,7 +320,7 @@ func (s importSession) ReadBack(_ context.Context, i int) (disk.Disk, error) {
 	landed := i >= 0 && i < len(s.disks) && s.disks[i].landed != nil
 	s.mu.Unlock()
 	if !landed {
-		return nil, fmt.Errorf("cannot read back disk %d: %w", i, permanent("it has not been completed", ""))
+		return nil, fmt.Errorf("cannot read back disk %d: %w", i, target.Permanent("it has not been completed", ""))
 	}
 	root, err := disk.OpenRoot(s.t.cfg.poolDir)
 	if err != nil {

@@ -59,7 +59,7 @@ func (t *cloud) locate(ctx context.Context, f *facts, o *target.Order, path stri
 	p.speed = 1000
 	if s := o.Options[optSpeed]; s != "" {
 		if p.speed, err = strconv.Atoi(s); err != nil || p.speed <= 0 {
-			return nil, permanent(fmt.Sprintf("option %s: %q is no number of MHz", optSpeed, s), "")
+			return nil, target.Permanent(fmt.Sprintf("option %s: %q is no number of MHz", optSpeed, s), "")
 		}
 	}
 	for _, step := range []func(context.Context, *facts, *target.Order, *place) error{t.findDisks, t.findNetworks, t.findExtras, t.findOS} {
@@ -80,7 +80,7 @@ func (p *place) checkImport() error {
 		"a fixed address of the first adapter": len(p.nics) > 0 && p.nics[0].ip != "",
 	} {
 		if given {
-			return permanent("a machine that is imported cannot be given "+what, "leave it out and set it afterwards, or let the disks be uploaded")
+			return target.Permanent("a machine that is imported cannot be given "+what, "leave it out and set it afterwards, or let the disks be uploaded")
 		}
 	}
 	return nil
@@ -89,28 +89,28 @@ func (p *place) checkImport() error {
 // checkPath refuses a way that the version or the zone does not have.
 func (t *cloud) checkPath(ctx context.Context, f *facts, p *place, path string) error {
 	if !f.version.since(4, 6, 0) {
-		return permanent("CloudStack "+f.version.String()+" has no uploads from a client, which came with 4.6", "upgrade the server")
+		return target.Permanent("CloudStack "+f.version.String()+" has no uploads from a client, which came with 4.6", "upgrade the server")
 	}
 	var kinds struct {
 		Rows []row `json:"hypervisor"`
 	}
 	if err := t.c.call(ctx, "listHypervisors", params{"zoneid": p.zone.ID}, &kinds); err == nil && len(kinds.Rows) > 0 {
 		if _, err := choose("hypervisor", "KVM", kinds.Rows); err != nil {
-			return permanent(fmt.Sprintf("zone %s has no KVM hosts, but %s", p.zone.Name, kinds.Rows[0].Name), "choose a zone with KVM")
+			return target.Permanent(fmt.Sprintf("zone %s has no KVM hosts, but %s", p.zone.Name, kinds.Rows[0].Name), "choose a zone with KVM")
 		}
 	}
 	switch path {
 	case pathVolume:
 		if !f.version.since(4, 21, 0) {
-			return permanent("CloudStack "+f.version.String()+" deploys no machine from a volume, which came with 4.21", "set path=template")
+			return target.Permanent("CloudStack "+f.version.String()+" deploys no machine from a volume, which came with 4.21", "set path=template")
 		}
 		pools, err := t.pools(ctx, p.zone.ID)
 		if err == nil && len(pools) > 0 && !zoneWide(pools) {
-			return permanent("zone "+p.zone.Name+" has no zone-wide primary storage, from which alone a machine is deployed from a volume", "set path=template")
+			return target.Permanent("zone "+p.zone.Name+" has no zone-wide primary storage, from which alone a machine is deployed from a volume", "set path=template")
 		}
 	case pathImport:
 		if !f.version.since(4, 19, 1) {
-			return permanent("CloudStack "+f.version.String()+" imports no disks of KVM, which came with 4.19.1", "leave pool and pool_dir out: disks are then uploaded")
+			return target.Permanent("CloudStack "+f.version.String()+" imports no disks of KVM, which came with 4.19.1", "leave pool and pool_dir out: disks are then uploaded")
 		}
 		pools, err := t.pools(ctx, p.zone.ID)
 		if err != nil {
@@ -155,7 +155,7 @@ func (t *cloud) findDisks(ctx context.Context, _ *facts, o *target.Order, p *pla
 			return fmt.Errorf("cannot place disk %d: %w", i, err)
 		}
 		if !d.Custom {
-			return permanent(fmt.Sprintf("disk %d: the disk offering %q has a fixed size of %d GiB, and an upload needs one of custom size", i, d.Name, d.Size), "choose an offering of custom size")
+			return target.Permanent(fmt.Sprintf("disk %d: the disk offering %q has a fixed size of %d GiB, and an upload needs one of custom size", i, d.Name, d.Size), "choose an offering of custom size")
 		}
 		p.disks = append(p.disks, d.ID)
 	}
@@ -167,7 +167,7 @@ func (t *cloud) findDisks(ctx context.Context, _ *facts, o *target.Order, p *pla
 				}
 			}
 			if p.disks[i] == "" {
-				return permanent("there is no disk offering of custom size", "make one, or choose another way")
+				return target.Permanent("there is no disk offering of custom size", "make one, or choose another way")
 			}
 		}
 	}
@@ -224,11 +224,11 @@ func fits(addresses []string, n networkRow) (string, error) {
 			continue
 		}
 		if cidr, err := netip.ParsePrefix(n.CIDR); err == nil && !cidr.Contains(ip) {
-			return "", permanent(fmt.Sprintf("the address %s is not in network %s (%s)", ip, n.Name, n.CIDR), "choose another address or network, or let DHCP give one")
+			return "", target.Permanent(fmt.Sprintf("the address %s is not in network %s (%s)", ip, n.Name, n.CIDR), "choose another address or network, or let DHCP give one")
 		}
 		return ip.String(), nil
 	}
-	return "", permanent("there is no IPv4 address to give it", "name one, or let DHCP give one")
+	return "", target.Permanent("there is no IPv4 address to give it", "name one, or let DHCP give one")
 }
 
 func (t *cloud) findGroups(ctx context.Context, f *facts, names []string, p *place) error {
@@ -292,7 +292,7 @@ func (t *cloud) findExtras(ctx context.Context, f *facts, o *target.Order, p *pl
 		*x.id = r.ID
 	}
 	if h := o.Options[optHostName]; h != "" && !label.MatchString(h) {
-		return permanent(fmt.Sprintf("option %s: %q is no host name", optHostName, h), "letters, digits and hyphens, a letter first, at most 63")
+		return target.Permanent(fmt.Sprintf("option %s: %q is no host name", optHostName, h), "letters, digits and hyphens, a letter first, at most 63")
 	}
 	return nil
 }

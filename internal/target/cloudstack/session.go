@@ -95,9 +95,9 @@ func (s *session) look(ctx context.Context) error {
 	case m != nil:
 		s.vm = m.ID
 	case len(all) > 0:
-		return &problem{
-			msg:  fmt.Sprintf("a machine named %q already exists", s.display),
-			hint: "restore under another name", kind: target.ErrExists,
+		return &target.Problem{
+			Msg:  fmt.Sprintf("a machine named %q already exists", s.display),
+			Hint: "restore under another name", Kind: target.ErrExists,
 		}
 	}
 	return nil
@@ -196,7 +196,7 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 		return fail(context.Cause(s.life))
 	}
 	if i < 0 || i >= len(s.disks) {
-		return fail(permanent(fmt.Sprintf("the machine has %d disks", len(s.disks)), ""))
+		return fail(target.Permanent(fmt.Sprintf("the machine has %d disks", len(s.disks)), ""))
 	}
 	s.mu.Lock()
 	d := s.disks[i]

@@ -27,7 +27,7 @@ func (t *cloud) undo(ctx context.Context, r target.Resource) error {
 		if r.ID == "" && !r.Done {
 			return nil // what was never made
 		}
-		return permanent("its name does not bear the job's id", "it is left alone: if it is a leftover, remove it by hand")
+		return target.Permanent("its name does not bear the job's id", "it is left alone: if it is a leftover, remove it by hand")
 	}
 	if r.Kind == kindFile {
 		dir := r.Data[dataDir]
@@ -50,7 +50,7 @@ func (t *cloud) undo(ctx context.Context, r target.Resource) error {
 	case kindVolume, kindTemplate:
 		return t.removeNamed(ctx, f, r.Kind, r.Name)
 	}
-	return permanent("this connector makes no such resource", "")
+	return target.Permanent("this connector makes no such resource", "")
 }
 
 // undoVM destroys a machine of the job. Disks of the job's own are detached
@@ -74,7 +74,7 @@ func (t *cloud) undoVM(ctx context.Context, f *facts, r target.Resource) error {
 	case m == nil && r.ID == "":
 		return nil
 	case m == nil:
-		return permanent(fmt.Sprintf("the machine does not bear the mark of job %s in its detail %s", r.Job, tagKey), "it is left alone: if it is a leftover, remove it by hand")
+		return target.Permanent(fmt.Sprintf("the machine does not bear the mark of job %s in its detail %s", r.Job, tagKey), "it is left alone: if it is a leftover, remove it by hand")
 	case m.State == "Destroyed" || m.State == "Expunging":
 		return nil
 	}
@@ -119,9 +119,9 @@ func (t *cloud) removeNamed(ctx context.Context, f *facts, kind, name string) er
 		case !isUploading(err) && !unsure(err) || ctx.Err() != nil:
 			return fmt.Errorf("cannot delete %s %s: %w", kind, name, translate(err))
 		case time.Since(began) > t.cfg.patience:
-			return &problem{
-				msg:  fmt.Sprintf("%s %s cannot be deleted: %v", kind, name, err),
-				hint: "the cloud waits for an upload that will not come: try again after the time of its global setting upload.operation.timeout", cause: err,
+			return &target.Problem{
+				Msg:  fmt.Sprintf("%s %s cannot be deleted: %v", kind, name, err),
+				Hint: "the cloud waits for an upload that will not come: try again after the time of its global setting upload.operation.timeout", Cause: err,
 			}
 		}
 		if err == nil {
@@ -153,7 +153,7 @@ func (t *cloud) removeOne(ctx context.Context, f *facts, kind, name string) (str
 	}
 	if v.Machine != "" {
 		if v.Machine != t.cfg.worker {
-			return "", permanent("it is attached to machine "+v.Machine, "detach it, then undo again")
+			return "", target.Permanent("it is attached to machine "+v.Machine, "detach it, then undo again")
 		}
 		if err := t.c.job(ctx, "detachVolume", params{"id": v.ID}, nil); err != nil {
 			return "", err

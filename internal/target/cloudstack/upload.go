@@ -67,10 +67,10 @@ func (s *session) reserve(ctx context.Context, i int) (*ticket, error) {
 	u, err := url.Parse(k.URL)
 	switch {
 	case err != nil || u.Host == "" || k.ID == "" || k.Signature == "":
-		return nil, permanent("the answer to "+command+" is not complete", "check that the secondary storage VM runs")
+		return nil, target.Permanent("the answer to "+command+" is not complete", "check that the secondary storage VM runs")
 	case u.Scheme != "https" && !s.t.cfg.insecure:
 		s.spoil(k)
-		return nil, permanent("the cloud wants disks to be sent to "+u.Host+" without encryption", "set use.https.to.upload=true and secstorage.ssl.cert.domain in the cloud, or insecure=true here")
+		return nil, target.Permanent("the cloud wants disks to be sent to "+u.Host+" without encryption", "set use.https.to.upload=true and secstorage.ssl.cert.domain in the cloud, or insecure=true here")
 	}
 	if err := s.record(ctx, kind, name, k.ID, false, nil); err != nil {
 		s.spoil(k)
@@ -229,7 +229,7 @@ func (u *stream) begin(ctx context.Context) (*io.PipeWriter, error) {
 	u.mu.Unlock()
 	switch {
 	case landed != nil:
-		return nil, permanent("it is already complete", "")
+		return nil, target.Permanent("it is already complete", "")
 	case failed != nil:
 		return nil, failed
 	case w != nil:
@@ -313,7 +313,7 @@ func (u *stream) Append(ctx context.Context, p []byte) error {
 		return wrap(err)
 	}
 	if u.sent.Load()+int64(len(p)) > u.size {
-		err := permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
+		err := target.Permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
 		u.fail(err)
 		return wrap(err)
 	}
@@ -343,9 +343,9 @@ func (u *stream) late(err error) error {
 		return err
 	}
 	if w := k.window(); w > 0 && time.Since(k.asked) >= w && err != nil && !errors.Is(err, context.Canceled) {
-		return &problem{
-			msg:  fmt.Sprintf("%v; the cloud gives an upload %s and this one took longer", err, w.Round(time.Minute)),
-			hint: "raise the global setting upload.operation.timeout (minutes) and begin again", kind: target.ErrPermanent, cause: err,
+		return &target.Problem{
+			Msg:  fmt.Sprintf("%v; the cloud gives an upload %s and this one took longer", err, w.Round(time.Minute)),
+			Hint: "raise the global setting upload.operation.timeout (minutes) and begin again", Kind: target.ErrPermanent, Cause: err,
 		}
 	}
 	return err
@@ -356,7 +356,7 @@ func (u *stream) Sync(context.Context) error { return nil }
 
 // Patch is not possible: the bytes are gone.
 func (u *stream) Patch(context.Context, []byte) error {
-	return permanent("the start of a stream cannot be overwritten", "")
+	return target.Permanent("the start of a stream cannot be overwritten", "")
 }
 
 // Complete ends the body, waits for the answer and for the platform to have the
@@ -377,9 +377,9 @@ func (u *stream) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	case failed != nil:
 		return wrap(failed)
 	case w == nil:
-		return wrap(permanent("nothing was sent", ""))
+		return wrap(target.Permanent("nothing was sent", ""))
 	case sum.Bytes != 0 && sum.Bytes != sent || sent != u.size:
-		err := permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", sent, u.size, sum.Bytes), "")
+		err := target.Permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", sent, u.size, sum.Bytes), "")
 		u.fail(err)
 		return wrap(err)
 	}

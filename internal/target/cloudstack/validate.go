@@ -2,8 +2,6 @@ package cloudstack
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
@@ -24,7 +22,7 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 	v.run(ctx)
 	for _, name := range checkNames {
 		if !v.done[name] {
-			v.add(name, "not checked: an earlier check failed", permanent("", "solve the check that failed first"))
+			v.add(name, "not checked: an earlier check failed", target.Permanent("", "solve the check that failed first"))
 		}
 	}
 	return v.checks
@@ -40,7 +38,7 @@ type validation struct {
 func (v *validation) add(name, detail string, err error) bool {
 	c := target.Check{Name: name, OK: err == nil, Detail: detail}
 	if err != nil {
-		d, hint := split(translate(err))
+		d, hint := target.SplitHint(translate(err))
 		if c.Hint = hint; hint == "" {
 			c.Hint = "look at the management server's log"
 		}
@@ -66,7 +64,7 @@ func (v *validation) run(ctx context.Context) {
 	}
 	err = nil
 	if !f.version.since(4, 6, 0) {
-		err = permanent("CloudStack "+f.version.String()+" has no uploads from a client", "upgrade to 4.6 or later")
+		err = target.Permanent("CloudStack "+f.version.String()+" has no uploads from a client", "upgrade to 4.6 or later")
 	}
 	v.add("version", "CloudStack "+f.version.String(), err)
 	v.permissions(ctx)
@@ -78,7 +76,7 @@ func (v *validation) run(ctx context.Context) {
 
 // reach connects, first without and then with a look at the certificate.
 func (v *validation) reach(ctx context.Context) bool {
-	addr := v.t.cfg.trust.server
+	addr := v.t.cfg.trust.Server
 	if v.t.cfg.api.Scheme == "http" && v.t.cfg.api.Port() == "" {
 		addr = v.t.cfg.api.Hostname() + ":80"
 	}
@@ -86,25 +84,18 @@ func (v *validation) reach(ctx context.Context) bool {
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return v.add("reach", "", &problem{msg: translate(err).Error(), hint: "check url, the name servers and the firewall"})
+		return v.add("reach", "", &target.Problem{Msg: translate(err).Error(), Hint: "check url, the name servers and the firewall"})
 	}
 	defer func() { _ = raw.Close() }()
 	v.add("reach", addr, nil)
 	if v.t.cfg.api.Scheme == "http" {
 		return v.add("certificate", "none: insecure is set and the address is http", nil)
 	}
-	var leaf *x509.Certificate
-	tc := tls.Client(raw, &tls.Config{
-		ServerName: v.t.cfg.api.Hostname(), MinVersion: tls.VersionTLS12,
-		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection
-		VerifyConnection: func(s tls.ConnectionState) error {
-			leaf = s.PeerCertificates[0]
-			return v.t.cfg.trust.verify(addr, s.PeerCertificates)
-		},
-	})
-	if err := tc.HandshakeContext(ctx); err != nil {
+	tc, err := v.t.cfg.trust.Handshake(ctx, raw, addr)
+	if err != nil {
 		return v.add("certificate", "", translate(err))
 	}
+	leaf := tc.ConnectionState().PeerCertificates[0]
 	detail := fmt.Sprintf("%s, valid until %s", leaf.Subject, leaf.NotAfter.UTC().Format(time.DateOnly))
 	if v.t.cfg.insecure {
 		detail += ", not verified because insecure is set"
@@ -155,7 +146,7 @@ func (v *validation) permissions(ctx context.Context) {
 		}
 	}
 	if len(missing) > 0 {
-		err = permanent("the user's role does not allow "+strings.Join(missing, ", "), "add the commands to the role")
+		err = target.Permanent("the user's role does not allow "+strings.Join(missing, ", "), "add the commands to the role")
 	}
 	v.add("permissions", fmt.Sprintf("%d commands needed, all granted", len(v.t.commands())), err)
 }
@@ -164,7 +155,7 @@ func (v *validation) zone(ctx context.Context) string {
 	zones, err := list[zoneRow](ctx, v.t.c, "listZones", "zone", params{"available": "true"})
 	if err != nil || len(zones) == 0 {
 		if err == nil {
-			err = permanent("the user sees no zone", "give the domain a zone")
+			err = target.Permanent("the user sees no zone", "give the domain a zone")
 		}
 		v.add("zone", "", err)
 		return ""
@@ -186,14 +177,14 @@ func (v *validation) things(ctx context.Context, f *facts, zone string) {
 	case err == nil && derr != nil:
 		err = derr
 	case err == nil && len(offerings) == 0:
-		err = permanent("there is no compute offering", "make one, or give the domain one")
+		err = target.Permanent("there is no compute offering", "make one, or give the domain one")
 	case err == nil && !custom:
-		err = permanent("there is no disk offering of custom size, which every uploaded disk needs", "make one, or give the domain one")
+		err = target.Permanent("there is no disk offering of custom size, which every uploaded disk needs", "make one, or give the domain one")
 	}
 	v.add("offerings", fmt.Sprintf("%d of compute, %d of disks", len(offerings), len(disks)), err)
 	nets, err := list[networkRow](ctx, v.t.c, "listNetworks", "network", f.owned(params{"zoneid": zone, "canusefordeploy": "true", "listall": "true"}))
 	if err == nil && len(nets) == 0 {
-		err = permanent("the user sees no network", "make one, or give the account one")
+		err = target.Permanent("the user sees no network", "make one, or give the account one")
 	}
 	v.add("networks", fmt.Sprintf("%d", len(nets)), err)
 }
@@ -226,7 +217,7 @@ func (v *validation) path(ctx context.Context, f *facts, zone string) {
 	err := v.t.checkPath(ctx, f, p, way)
 	if err == nil && way == pathImport {
 		if fi, serr := os.Stat(v.t.cfg.poolDir); serr != nil || !fi.IsDir() {
-			err = permanent(v.t.cfg.poolDir+" is no folder", "mount the export of "+v.t.cfg.pool+" there")
+			err = target.Permanent(v.t.cfg.poolDir+" is no folder", "mount the export of "+v.t.cfg.pool+" there")
 		}
 	}
 	v.add("path", detail, err)

@@ -1,20 +1,16 @@
 package vmware
 
 import (
-	"context"
-	"crypto/sha1" //nolint:gosec // vSphere's own thumbprints are SHA-1; it identifies a certificate, it protects no secret
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
+	"context" //nolint:gosec // vSphere's own thumbprints are SHA-1; it identifies a certificate, it protects no secret
 	"fmt"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"ascend/internal/secret"
 	"ascend/internal/target"
+	"ascend/internal/target/trust"
 	"ascend/internal/vm"
 )
 
@@ -53,7 +49,7 @@ type config struct {
 	sdk        *url.URL // https://host[:port]/sdk, without user information
 	username   string
 	password   secret.String
-	trust      *trust
+	trust      *trust.Trust
 	datacenter string
 	fast       bool
 	parallel   int
@@ -66,7 +62,7 @@ type config struct {
 
 func newConfig(s target.Settings) (*config, error) {
 	bad := func(setting, format string, args ...any) error {
-		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, permanent(fmt.Sprintf(format, args...), ""))
+		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, target.Permanent(fmt.Sprintf(format, args...), ""))
 	}
 	c := &config{
 		name: s.Name, username: s.Values["username"], password: s.Secrets["password"],
@@ -83,29 +79,25 @@ func newConfig(s target.Settings) (*config, error) {
 	if c.password.Empty() {
 		return nil, bad("password", "is missing")
 	}
-	t := newTrust(c.sdk.Host)
+	t := trust.New(c.sdk.Host)
+	t.Others = "set ca_file to the certificate authority that signs the hosts' certificates, for instance vCenter's own"
 	if file := s.Values["ca_file"]; file != "" {
-		pem, err := os.ReadFile(file)
-		if err != nil {
+		if err := t.ReadRoots(file); err != nil {
 			return nil, bad("ca_file", "%v", err)
 		}
-		t.roots = x509.NewCertPool()
-		if !t.roots.AppendCertsFromPEM(pem) {
-			return nil, bad("ca_file", "%s holds no PEM certificate", file)
-		}
 	}
-	if t.insecure, err = parseBool(s.Values["insecure"]); err != nil {
+	if t.Insecure, err = parseBool(s.Values["insecure"]); err != nil {
 		return nil, bad("insecure", "%v", err)
 	}
 	if p := s.Values["thumbprint"]; p != "" {
-		if t.insecure {
+		if t.Insecure {
 			return nil, bad("thumbprint", "cannot be combined with insecure=true")
 		}
-		sum, err := parseThumbprint(p)
+		sum, err := trust.ParseThumbprint(p)
 		if err != nil {
 			return nil, bad("thumbprint", "%v", err)
 		}
-		t.pin(c.sdk.Host, sum)
+		t.Pin(c.sdk.Host, sum)
 	}
 	c.trust = t
 	switch s.Values["link"] {
@@ -168,26 +160,6 @@ func parseBool(s string) (bool, error) {
 	b, err := strconv.ParseBool(s)
 	if err != nil {
 		return false, fmt.Errorf("%q is neither true nor false", s)
-	}
-	return b, nil
-}
-
-// parseThumbprint reads the hexadecimal SHA-256 or SHA-1 of a certificate, with
-// or without colons or spaces and a "SHA256:" or "sha1=" in front.
-func parseThumbprint(s string) ([]byte, error) {
-	t := strings.ToLower(strings.TrimSpace(s))
-	for _, p := range []string{"sha256", "sha-256", "sha1", "sha-1"} {
-		if rest, ok := strings.CutPrefix(t, p); ok {
-			t = strings.TrimLeft(rest, ":= ")
-			t = strings.TrimPrefix(t, "fingerprint=") // as openssl x509 -fingerprint prints it
-			t = strings.TrimLeft(strings.TrimPrefix(t, "fingerprint"), ":= ")
-			break
-		}
-	}
-	t = strings.NewReplacer(":", "", " ", "", "-", "").Replace(t)
-	b, err := hex.DecodeString(t)
-	if err != nil || (len(b) != sha256.Size && len(b) != sha1.Size) {
-		return nil, fmt.Errorf("%q is not the hexadecimal SHA-256 (32 bytes) or SHA-1 (20 bytes) of a certificate", s)
 	}
 	return b, nil
 }

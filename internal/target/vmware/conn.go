@@ -36,7 +36,7 @@ type conn struct {
 func dial(ctx context.Context, cfg *config) (*conn, error) {
 	c := &conn{cfg: cfg}
 	s := soap.NewClient(cfg.sdk, false)
-	s.Transport = cfg.trust.transport()
+	s.Transport = cfg.trust.Transport()
 	s.UserAgent = "ascend"
 	c.http = &s.Client
 	fail := func(err error) (*conn, error) {

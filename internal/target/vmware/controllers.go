@@ -5,6 +5,7 @@ import (
 
 	"github.com/vmware/govmomi/vim25/types"
 
+	"ascend/internal/target"
 	"ascend/internal/vm"
 )
 
@@ -100,7 +101,7 @@ func assign(disks []vm.Disk, guest vm.GuestOS) ([]slot, error) {
 		}
 		k, ok := kindOf(bus)
 		if !ok {
-			return nil, permanent(fmt.Sprintf("disk %d is on a %s controller, which vSphere does not have", i, d.Controller),
+			return nil, target.Permanent(fmt.Sprintf("disk %d is on a %s controller, which vSphere does not have", i, d.Controller),
 				"choose one of pvscsi, lsilogic-sas, lsilogic, sata, nvme, ide, buslogic")
 		}
 		kinds[i] = k
@@ -115,7 +116,7 @@ func assign(disks []vm.Disk, guest vm.GuestOS) ([]slot, error) {
 			}
 		}
 		if !placed[i] {
-			return nil, permanent(fmt.Sprintf("disk %d does not fit: all %s controllers are full", i, k.bus),
+			return nil, target.Permanent(fmt.Sprintf("disk %d does not fit: all %s controllers are full", i, k.bus),
 				"spread the disks over other kinds of controller")
 		}
 	}

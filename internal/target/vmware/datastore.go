@@ -148,7 +148,7 @@ func (d *storeSession) makeFolders(ctx context.Context) error {
 		made = append(made, store)
 		s, _ := store.summary()
 		if t := strings.ToLower(s.Type); t == "vsan" || t == "vvol" {
-			return permanent(fmt.Sprintf("datastore %s is a %s datastore, which takes no flat files", store.name, s.Type), "choose the delivery nfc")
+			return target.Permanent(fmt.Sprintf("datastore %s is a %s datastore, which takes no flat files", store.name, s.Type), "choose the delivery nfc")
 		}
 		r := target.Resource{
 			Job: d.order.Job, Kind: kindFolder, Name: "[" + store.raw + "] " + d.folder(),
@@ -332,7 +332,7 @@ func (d *storeSession) create(ctx context.Context) error {
 	var disks []string
 	for i, f := range d.files {
 		if !d.has(i) {
-			return permanent(fmt.Sprintf("disk %d has not been completed", i), "")
+			return target.Permanent(fmt.Sprintf("disk %d has not been completed", i), "")
 		}
 		disks = append(disks, f.path(suffixDescriptor))
 	}

@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"ascend/internal/target/guestos"
+	"ascend/internal/target/trust"
 	"ascend/internal/vm"
 )
 
@@ -27,7 +28,7 @@ func FuzzWords(f *testing.F) {
 		if u, err := parseServer(s); err == nil && (u.Scheme != "https" || u.User != nil || u.Port() == "" || u.Path != "/sdk") {
 			t.Errorf("%q is read as %s", s, u)
 		}
-		if sum, err := parseThumbprint(s); err == nil && len(sum) != 20 && len(sum) != 32 {
+		if sum, err := trust.ParseThumbprint(s); err == nil && len(sum) != 20 && len(sum) != 32 {
 			t.Errorf("%q is read as %x", s, sum)
 		}
 		if i, ok := find(s, at, []int{-1, 1, 0}); ok && (i < 0 || i > 1) {

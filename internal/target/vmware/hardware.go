@@ -42,23 +42,23 @@ func (c *conn) translateMachine(ctx context.Context, o *target.Order, p *place) 
 	}
 	switch n := m.CPU.Total(); {
 	case n <= 0:
-		return nil, permanent("the machine has no processors", "set the number of processors")
+		return nil, target.Permanent("the machine has no processors", "set the number of processors")
 	case n > maxCPUs:
-		return nil, permanent(fmt.Sprintf("the machine has %d processors; vSphere allows %d", n, maxCPUs), "")
+		return nil, target.Permanent(fmt.Sprintf("the machine has %d processors; vSphere allows %d", n, maxCPUs), "")
 	case m.Memory < 4*vm.MiB:
-		return nil, permanent("the machine has no memory", "set the amount of memory")
+		return nil, target.Permanent("the machine has no memory", "set the amount of memory")
 	case m.Memory > maxMemory:
-		return nil, permanent("the machine has more memory than vSphere allows: "+vm.FormatSize(m.Memory), "")
+		return nil, target.Permanent("the machine has more memory than vSphere allows: "+vm.FormatSize(m.Memory), "")
 	case len(m.Disks) == 0:
-		return nil, permanent("the machine has no disks", "")
+		return nil, target.Permanent("the machine has no disks", "")
 	case len(m.NICs) > maxNICs:
-		return nil, permanent(fmt.Sprintf("the machine has %d network adapters; vSphere allows %d", len(m.NICs), maxNICs), "")
+		return nil, target.Permanent(fmt.Sprintf("the machine has %d network adapters; vSphere allows %d", len(m.NICs), maxNICs), "")
 	case m.SecureBoot && m.Firmware != vm.UEFI:
-		return nil, permanent("Secure Boot needs UEFI firmware", "")
+		return nil, target.Permanent("Secure Boot needs UEFI firmware", "")
 	case m.TPM && m.Firmware != vm.UEFI:
-		return nil, permanent("a virtual TPM needs UEFI firmware", "")
+		return nil, target.Permanent("a virtual TPM needs UEFI firmware", "")
 	case m.Guest.Arch == vm.ARM64:
-		return nil, permanent("vSphere runs no ARM guests", "")
+		return nil, target.Permanent("vSphere runs no ARM guests", "")
 	}
 	h := &hardware{name: escapeName(m.Name), machine: m, order: o}
 	var err error
@@ -67,7 +67,7 @@ func (c *conn) translateMachine(ctx context.Context, o *target.Order, p *place) 
 	}
 	for i, d := range o.Disks {
 		if d.Virtual <= 0 || d.Virtual%512 != 0 || d.Virtual > maxDisk {
-			return nil, permanent(fmt.Sprintf("disk %d has %d bytes: a virtual disk has a multiple of 512 bytes up to 62 TiB", i, d.Virtual), "")
+			return nil, target.Permanent(fmt.Sprintf("disk %d has %d bytes: a virtual disk has a multiple of 512 bytes up to 62 TiB", i, d.Virtual), "")
 		}
 	}
 	for i, n := range m.NICs {
@@ -76,10 +76,10 @@ func (c *conn) translateMachine(ctx context.Context, o *target.Order, p *place) 
 		}
 	}
 	if v := o.Options[optUUID]; v != "" && v != "keep" && v != "new" {
-		return nil, permanent(fmt.Sprintf("option uuid: %q is neither keep nor new", v), "")
+		return nil, target.Permanent(fmt.Sprintf("option uuid: %q is neither keep nor new", v), "")
 	}
 	if v := o.Options[optDisk]; v != "" && v != "thin" && v != "thick" {
-		return nil, permanent(fmt.Sprintf("option disk_format: %q is neither thin nor thick", v), "")
+		return nil, target.Permanent(fmt.Sprintf("option disk_format: %q is neither thin nor thick", v), "")
 	}
 	if m.TPM {
 		if err := c.checkKeyProvider(ctx); err != nil {
@@ -120,7 +120,7 @@ func (c *conn) guestID(ctx context.Context, o *target.Order, p *place) (string, 
 func (c *conn) checkKeyProvider(ctx context.Context) error {
 	hint := "configure a key provider in vCenter (a native one will do) or restore without the TPM"
 	if c.vim.ServiceContent.CryptoManager == nil {
-		return permanent("the machine has a virtual TPM and the server has no key provider", hint)
+		return target.Permanent("the machine has a virtual TPM and the server has no key provider", hint)
 	}
 	res, err := methods.GetDefaultKmsCluster(ctx, c.vim, &types.GetDefaultKmsCluster{
 		This: *c.vim.ServiceContent.CryptoManager,
@@ -129,7 +129,7 @@ func (c *conn) checkKeyProvider(ctx context.Context) error {
 	case err != nil && faultOf(err) == nil:
 		return fmt.Errorf("cannot ask for the key provider: %w", translate(err))
 	case err != nil || res.Returnval == nil || res.Returnval.Id == "":
-		return permanent("the machine has a virtual TPM and the server has no default key provider", hint)
+		return target.Permanent("the machine has a virtual TPM and the server has no default key provider", hint)
 	}
 	return nil
 }
@@ -249,7 +249,7 @@ func newNIC(n vm.NIC, key int32, backing types.BaseVirtualDeviceBackingInfo) (ty
 	if n.MAC != "" {
 		mac, err := net.ParseMAC(n.MAC)
 		if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
-			return nil, permanent(fmt.Sprintf("%q is not the address of a network adapter", n.MAC), "")
+			return nil, target.Permanent(fmt.Sprintf("%q is not the address of a network adapter", n.MAC), "")
 		}
 		card.AddressType = string(types.VirtualEthernetCardMacTypeManual)
 		card.MacAddress = strings.ToLower(mac.String())
@@ -264,7 +264,7 @@ func newNIC(n vm.NIC, key int32, backing types.BaseVirtualDeviceBackingInfo) (ty
 	case vm.PCNet32:
 		return &types.VirtualPCNet32{VirtualEthernetCard: card}, nil
 	}
-	return nil, permanent(fmt.Sprintf("it is a %s adapter, which vSphere does not have", n.Model), "choose one of vmxnet3, e1000e, e1000")
+	return nil, target.Permanent(fmt.Sprintf("it is a %s adapter, which vSphere does not have", n.Model), "choose one of vmxnet3, e1000e, e1000")
 }
 
 // check compares the machine that came about with the one that was ordered, so
@@ -317,7 +317,7 @@ func (h *hardware) check(c *types.VirtualMachineConfigInfo) error {
 		faults = append(faults, "the virtual TPM is missing")
 	}
 	if len(faults) > 0 {
-		return permanent("the machine is not as it was ordered: "+strings.Join(faults, "; "), "")
+		return target.Permanent("the machine is not as it was ordered: "+strings.Join(faults, "; "), "")
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func (l *lease) match(slots []slot, devices []types.BaseVirtualDevice) error {
 		}
 		i, ok := find(d.Key, at, counted)
 		if !ok || l.disks[i].url != nil {
-			return permanent(fmt.Sprintf("the import lease has a disk %q that was not ordered", d.Key), "")
+			return target.Permanent(fmt.Sprintf("the import lease has a disk %q that was not ordered", d.Key), "")
 		}
 		u, err := l.address(d)
 		if err != nil {
@@ -109,7 +109,7 @@ func (l *lease) match(slots []slot, devices []types.BaseVirtualDevice) error {
 	}
 	for i, d := range l.disks {
 		if d.url == nil {
-			return permanent(fmt.Sprintf("the import lease has no address for disk %d at %s", i, slots[i]), "")
+			return target.Permanent(fmt.Sprintf("the import lease has no address for disk %d at %s", i, slots[i]), "")
 		}
 	}
 	return nil
@@ -140,10 +140,10 @@ func find(key string, at map[slotKey]int, counted []int) (i int, ok bool) {
 func (l *lease) address(d types.HttpNfcLeaseDeviceUrl) (*url.URL, error) {
 	u, err := url.Parse(d.Url)
 	if err != nil || u.Host == "" {
-		return nil, permanent("the import lease has an address that cannot be read", "")
+		return nil, target.Permanent("the import lease has an address that cannot be read", "")
 	}
 	if u.Scheme != "https" {
-		return nil, permanent("the import lease wants the disks without encryption", "enable TLS for NFC on the host")
+		return nil, target.Permanent("the import lease wants the disks without encryption", "enable TLS for NFC on the host")
 	}
 	if u.Hostname() == "*" {
 		u.Host = l.c.cfg.sdk.Host
@@ -153,7 +153,7 @@ func (l *lease) address(d types.HttpNfcLeaseDeviceUrl) (*url.URL, error) {
 	}
 	if d.SslThumbprint != "" {
 		// vCenter, whose certificate was checked, vouches for the host.
-		l.c.cfg.trust.vouched(u.Host, d.SslThumbprint)
+		l.c.cfg.trust.Vouch(u.Host, d.SslThumbprint)
 	}
 	return u, nil
 }
@@ -173,10 +173,10 @@ var errLease = errors.New("the import lease is lost")
 
 // lost is the error of everything that needs a lease that is no more.
 func lost(err error) error {
-	detail, _ := split(translate(err))
-	return &problem{
-		msg:  fmt.Sprintf("%v: %s", errLease, detail),
-		hint: "begin the restore again; the disks are sent from the start", kind: target.ErrExpired, cause: err,
+	detail, _ := target.SplitHint(translate(err))
+	return &target.Problem{
+		Msg:  fmt.Sprintf("%v: %s", errLease, detail),
+		Hint: "begin the restore again; the disks are sent from the start", Kind: target.ErrExpired, Cause: err,
 	}
 }
 

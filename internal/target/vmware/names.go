@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"ascend/internal/target"
 )
 
 // jobKey is the extraConfig key that marks a machine as made by a job; its
@@ -33,15 +35,15 @@ func unescapeName(s string) string { return unescaper.Replace(s) }
 func checkName(name string) error {
 	switch {
 	case strings.TrimSpace(name) == "":
-		return permanent("the machine has no name", "give the restored machine a name")
+		return target.Permanent("the machine has no name", "give the restored machine a name")
 	case !utf8.ValidString(name):
-		return permanent("the machine's name is not valid UTF-8", "")
+		return target.Permanent("the machine's name is not valid UTF-8", "")
 	case utf8.RuneCountInString(name) > maxName:
-		return permanent(fmt.Sprintf("the machine's name has %d characters; vSphere allows %d",
+		return target.Permanent(fmt.Sprintf("the machine's name has %d characters; vSphere allows %d",
 			utf8.RuneCountInString(name), maxName), "give the restored machine a shorter name")
 	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' && !strings.ContainsRune("\t\n\r", r) || r == 0xfffe || r == 0xffff }):
 		// XML 1.0, production 2, has no way to write these.
-		return permanent("the machine's name holds a character that the API cannot carry", "give the restored machine another name")
+		return target.Permanent("the machine's name holds a character that the API cannot carry", "give the restored machine another name")
 	}
 	return nil
 }

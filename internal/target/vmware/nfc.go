@@ -233,7 +233,7 @@ func (n *nfcSession) deliver(ctx context.Context) error {
 	n.mu.Unlock()
 	for i, u := range streams {
 		if u == nil || !u.complete() {
-			return permanent(fmt.Sprintf("disk %d has not been completed", i), "")
+			return target.Permanent(fmt.Sprintf("disk %d has not been completed", i), "")
 		}
 	}
 	if !n.delivered.Load() {
@@ -273,11 +273,11 @@ func (n *nfcSession) restoreUploads() error {
 	for i := range n.streams {
 		bytes, err := strconv.ParseInt(n.res.Data[diskKey(i, dataBytes)], 10, 64)
 		if err != nil {
-			return permanent(fmt.Sprintf("the record of disk %d is damaged", i), "undo the job and begin a new one")
+			return target.Permanent(fmt.Sprintf("the record of disk %d is damaged", i), "undo the job and begin a new one")
 		}
 		sum, err := hex.DecodeString(n.res.Data[diskKey(i, dataSHA1)])
 		if err != nil {
-			return permanent(fmt.Sprintf("the record of disk %d is damaged", i), "undo the job and begin a new one")
+			return target.Permanent(fmt.Sprintf("the record of disk %d is damaged", i), "undo the job and begin a new one")
 		}
 		n.streams[i] = landedStream(fmt.Sprintf("disk %d", i), target.Sum{Bytes: bytes, SHA1: sum}, target.Landed{
 			Object: n.res.Data[diskKey(i, dataObject)], Bytes: bytes, Verdict: n.res.Data[diskKey(i, dataVerdict)],

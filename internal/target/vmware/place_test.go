@@ -17,6 +17,7 @@ import (
 
 	"ascend/internal/target"
 	"ascend/internal/target/targettest"
+	"ascend/internal/target/trust"
 	"ascend/internal/target/vmware/vcsimtest"
 	"ascend/internal/vm"
 )
@@ -27,7 +28,7 @@ func TestSignIn(t *testing.T) {
 	before := v.Inventory(t)
 	ctx := context.Background()
 	sum := func(n int) string { return strings.Repeat("ab", n) }
-	good := formatThumbprint(sha1Of(leafCertificate(t).Raw))
+	good := trust.FormatThumbprint(sha1Of(leafCertificate(t).Raw))
 	for _, c := range []struct {
 		name  string
 		pairs []string

@@ -47,9 +47,9 @@ func choose(what, want, where string, nodes []*node) (*node, error) {
 	case 1:
 		return hits[0], nil
 	case 0:
-		return nil, permanent(fmt.Sprintf("there is no %s %q in %s", what, want, where), "there are: "+enumerate(nodes, false))
+		return nil, target.Permanent(fmt.Sprintf("there is no %s %q in %s", what, want, where), "there are: "+enumerate(nodes, false))
 	}
-	return nil, permanent(fmt.Sprintf("%s %q in %s is ambiguous", what, want, where), "give one of the paths: "+enumerate(hits, true))
+	return nil, target.Permanent(fmt.Sprintf("%s %q in %s is ambiguous", what, want, where), "give one of the paths: "+enumerate(hits, true))
 }
 
 // only is the node to use when none was named.
@@ -58,9 +58,9 @@ func only(what, where string, nodes []*node) (*node, error) {
 	case 1:
 		return nodes[0], nil
 	case 0:
-		return nil, permanent(fmt.Sprintf("there is no %s in %s", what, where), "")
+		return nil, target.Permanent(fmt.Sprintf("there is no %s in %s", what, where), "")
 	}
-	return nil, permanent(fmt.Sprintf("no %s is chosen and %s has %d", what, where, len(nodes)), "choose one of: "+enumerate(nodes, false))
+	return nil, target.Permanent(fmt.Sprintf("no %s is chosen and %s has %d", what, where, len(nodes)), "choose one of: "+enumerate(nodes, false))
 }
 
 func enumerate(nodes []*node, paths bool) string {
@@ -137,7 +137,7 @@ func (p *place) chooseHost(t *tree, job string) error {
 			lacks("datastore")(p.home) || slices.ContainsFunc(p.datastores, lacks("datastore")) || slices.ContainsFunc(p.wires, lacks("network"))
 	})
 	if len(able) == 0 {
-		return permanent(fmt.Sprintf("no host of %s is connected, not in maintenance and reaches every chosen datastore and network", p.compute.name),
+		return target.Permanent(fmt.Sprintf("no host of %s is connected, not in maintenance and reaches every chosen datastore and network", p.compute.name),
 			"choose other datastores or networks, or one of the hosts: "+enumerate(hosts, false))
 	}
 	h := fnv.New32a()
@@ -157,7 +157,7 @@ func (p *place) findCompute(t *tree, f map[string]string) error {
 			return err
 		}
 		if p.host.props["runtime.inMaintenanceMode"] == true {
-			return permanent(fmt.Sprintf("host %s is in maintenance mode", p.host.name), "choose another host")
+			return target.Permanent(fmt.Sprintf("host %s is in maintenance mode", p.host.name), "choose another host")
 		}
 		p.compute = t.nodes[*p.host.parent]
 	}
@@ -167,7 +167,7 @@ func (p *place) findCompute(t *tree, f map[string]string) error {
 			return err
 		}
 		if p.compute != nil && p.compute != n {
-			return permanent(fmt.Sprintf("host %s is not in cluster %s", p.host.name, n.name), "")
+			return target.Permanent(fmt.Sprintf("host %s is not in cluster %s", p.host.name, n.name), "")
 		}
 		p.compute = n
 	}
@@ -190,7 +190,7 @@ func (p *place) findCompute(t *tree, f map[string]string) error {
 		}
 	}
 	if p.compute == nil {
-		return permanent("the cluster of the chosen host or resource pool cannot be read", "give the user the privilege System.View on it")
+		return target.Permanent("the cluster of the chosen host or resource pool cannot be read", "give the user the privilege System.View on it")
 	}
 	p.pool = p.compute.one("resourcePool")
 	if pool != nil {
@@ -205,7 +205,7 @@ func (p *place) findFolder(t *tree, want string) error {
 	if want == "" || strings.Trim(want, "/") == "" {
 		p.folder = t.nodes[p.dc.one("vmFolder")]
 		if p.folder == nil {
-			return permanent("the folder of machines of datacenter "+p.dc.name+" cannot be read", "give the user the privilege System.View on it")
+			return target.Permanent("the folder of machines of datacenter "+p.dc.name+" cannot be read", "give the user the privilege System.View on it")
 		}
 		return nil
 	}
@@ -230,16 +230,16 @@ func (p *place) findDatastores(t *tree, home string, o *target.Order) error {
 		}
 		s, ok := n.summary()
 		if !ok {
-			return nil, permanent("datastore "+n.name+" cannot be read", "give the user the privilege Datastore.Browse on it")
+			return nil, target.Permanent("datastore "+n.name+" cannot be read", "give the user the privilege Datastore.Browse on it")
 		}
 		if why := unusable(s); why != "" {
-			return nil, permanent("datastore "+n.name+" is "+why, "choose another datastore")
+			return nil, target.Permanent("datastore "+n.name+" is "+why, "choose another datastore")
 		}
 		return n, nil
 	}
 	storage := o.Placement.Storage
 	if len(storage) > len(o.Disks) {
-		return permanent(fmt.Sprintf("%d storage places are given for %d disks", len(storage), len(o.Disks)), "")
+		return target.Permanent(fmt.Sprintf("%d storage places are given for %d disks", len(storage), len(o.Disks)), "")
 	}
 	for i := range o.Disks {
 		want := home
@@ -272,7 +272,7 @@ func (p *place) checkSpace(o *target.Order, there func(i int) bool) error {
 	for i, d := range o.Disks {
 		n := p.datastores[i]
 		if s, _ := n.summary(); strings.EqualFold(s.Type, "vvol") && d.Virtual%vm.MiB != 0 {
-			return permanent(fmt.Sprintf("disk %d has %d bytes and datastore %s takes whole MiB only", i, d.Virtual, n.name), "choose another datastore")
+			return target.Permanent(fmt.Sprintf("disk %d has %d bytes and datastore %s takes whole MiB only", i, d.Virtual, n.name), "choose another datastore")
 		}
 		if !there(i) {
 			need[n] += max(d.FileSize, 0)
@@ -280,7 +280,7 @@ func (p *place) checkSpace(o *target.Order, there func(i int) bool) error {
 	}
 	for n, bytes := range need {
 		if s, _ := n.summary(); bytes > s.FreeSpace {
-			return permanent(fmt.Sprintf("datastore %s has %s free and the disks need at least %s",
+			return target.Permanent(fmt.Sprintf("datastore %s has %s free and the disks need at least %s",
 				n.name, vm.FormatSize(s.FreeSpace), vm.FormatSize(bytes)), "free space or choose another datastore")
 		}
 	}
@@ -297,7 +297,7 @@ func (c *conn) findNetworks(ctx context.Context, t *tree, p *place, o *target.Or
 	nets := slices.DeleteFunc(t.networks(), func(n *node) bool { return !slices.Contains(reach, n.ref) })
 	for i := range o.Machine.NICs {
 		if i >= len(o.Placement.Networks) || o.Placement.Networks[i] == "" {
-			return permanent(fmt.Sprintf("network adapter %d has no network", i), "choose one of: "+enumerate(nets, false))
+			return target.Permanent(fmt.Sprintf("network adapter %d has no network", i), "choose one of: "+enumerate(nets, false))
 		}
 		n, err := choose("network", o.Placement.Networks[i], where, nets)
 		if err != nil {

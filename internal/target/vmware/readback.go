@@ -18,12 +18,13 @@ import (
 
 	"ascend/internal/disk"
 	"ascend/internal/image"
+	"ascend/internal/target"
 )
 
 // ReadBack opens the flat file that disk i was uploaded as.
 func (d *storeSession) ReadBack(ctx context.Context, i int) (disk.Disk, error) {
 	if i < 0 || i >= len(d.files) || !d.has(i) {
-		return nil, fmt.Errorf("cannot read back disk %d: %w", i, permanent("it has not been completed", ""))
+		return nil, fmt.Errorf("cannot read back disk %d: %w", i, target.Permanent("it has not been completed", ""))
 	}
 	r, err := d.c.read(ctx, d.life, d.files[i])
 	if err == nil && r.size != d.order.Disks[i].FileSize {
@@ -59,7 +60,7 @@ func (t *vmware) ReadLanded(ctx context.Context, name string, _ image.Format) (d
 			return fail(err)
 		}
 	} else if file, size = name, -1; !landedPath.MatchString(name) {
-		return fail(permanent("this connector made no such disk", ""))
+		return fail(target.Permanent("this connector made no such disk", ""))
 	}
 	f, err := t.locateFile(tr, file, store)
 	if err != nil {
@@ -67,7 +68,7 @@ func (t *vmware) ReadLanded(ctx context.Context, name string, _ image.Format) (d
 	}
 	r, err := c.read(ctx, context.Background(), f)
 	if err == nil && size >= 0 && r.size != size {
-		err = permanent(fmt.Sprintf("its file has %d bytes and the disk %d", r.size, size), "this storage keeps no plain files")
+		err = target.Permanent(fmt.Sprintf("its file has %d bytes and the disk %d", r.size, size), "this storage keeps no plain files")
 	}
 	if err != nil {
 		return fail(err)
@@ -88,7 +89,7 @@ func (c *conn) backing(ctx context.Context, m []string) (file string, store *typ
 	number, err1 := strconv.ParseInt(m[3], 10, 32)
 	unit, err2 := strconv.ParseInt(m[4], 10, 32)
 	if err1 != nil || err2 != nil {
-		return "", nil, 0, permanent("this connector made no such disk", "")
+		return "", nil, 0, target.Permanent("this connector made no such disk", "")
 	}
 	var x mo.VirtualMachine
 	err = c.get(ctx, types.ManagedObjectReference{Type: kindsVM[0], Value: m[1]}, &x, "config.hardware.device")
@@ -100,11 +101,11 @@ func (c *conn) backing(ctx context.Context, m []string) (file string, store *typ
 	}
 	d := slotsOf(x.Config.Hardware.Device)[slotKey{m[2], int32(number), int32(unit)}]
 	if d == nil {
-		return "", nil, 0, permanent("the machine has no such disk", "")
+		return "", nil, 0, target.Permanent("the machine has no such disk", "")
 	}
 	b, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
 	if !ok || b.Parent != nil {
-		return "", nil, 0, permanent("the disk is no plain file: it has snapshots or lies on storage without files", "")
+		return "", nil, 0, target.Permanent("the disk is no plain file: it has snapshots or lies on storage without files", "")
 	}
 	return b.FileName, b.Datastore, d.CapacityInBytes, nil
 }
@@ -114,7 +115,7 @@ func (c *conn) backing(ctx context.Context, m []string) (file string, store *typ
 func (t *vmware) locateFile(tr *tree, file string, ref *types.ManagedObjectReference) (storeFile, error) {
 	var p object.DatastorePath
 	if !p.FromString(file) || !strings.HasSuffix(p.Path, suffixDescriptor) {
-		return storeFile{}, permanent("its file has no name that can be read", "")
+		return storeFile{}, target.Permanent("its file has no name that can be read", "")
 	}
 	dcs := tr.kind(kindsDatacenter)
 	if want := t.cfg.datacenter; want != "" {
@@ -147,7 +148,7 @@ func (c *conn) read(ctx, life context.Context, f storeFile) (*remoteDisk, error)
 		return nil, err
 	}
 	if size < 0 {
-		return nil, permanent("it is not there, or not any more", "")
+		return nil, target.Permanent("it is not there, or not any more", "")
 	}
 	return &remoteDisk{client: c.http, address: c.address(f, suffixFlat), name: f.path(suffixFlat), size: size, stall: c.cfg.stall, life: life}, nil
 }
@@ -213,7 +214,7 @@ func (r *remoteDisk) ReadAt(p []byte, off int64) (int, error) {
 		if err := statusProblem(res, "reading "+r.name); err != nil {
 			return 0, err
 		}
-		return 0, permanent("the server does not read files by ranges", "")
+		return 0, target.Permanent("the server does not read files by ranges", "")
 	}
 	n, err := io.ReadFull(res.Body, want)
 	if err != nil {

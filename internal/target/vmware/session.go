@@ -209,9 +209,9 @@ func (s *session) free(ctx context.Context) error {
 		return err
 	}
 	if ref != nil {
-		return &problem{
-			msg:  fmt.Sprintf("a machine named %q already exists in %s", s.order.Machine.Name, unescapeName(s.place.folder.path)),
-			hint: "restore under another name or into another folder", kind: target.ErrExists,
+		return &target.Problem{
+			Msg:  fmt.Sprintf("a machine named %q already exists in %s", s.order.Machine.Name, unescapeName(s.place.folder.path)),
+			Hint: "restore under another name or into another folder", Kind: target.ErrExists,
 		}
 	}
 	return nil
@@ -256,7 +256,7 @@ func (c *conn) markerOf(ctx context.Context, ref types.ManagedObjectReference) (
 // open makes disk i's upload, giving up an earlier one of the same disk.
 func (s *session) open(ctx context.Context, i int, fresh func() *stream) (target.Upload, error) {
 	if i < 0 || i >= len(s.streams) {
-		return nil, permanent(fmt.Sprintf("there is no disk %d", i), "")
+		return nil, target.Permanent(fmt.Sprintf("there is no disk %d", i), "")
 	}
 	err := ctx.Err()
 	if err == nil {

@@ -33,7 +33,7 @@ func (t *vmware) Undo(ctx context.Context, r target.Resource) error {
 	case kindFile:
 		err = c.undoFile(ctx, r)
 	default:
-		err = permanent("this connector makes no such resource", "")
+		err = target.Permanent("this connector makes no such resource", "")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot undo %s %q: %w", r.Kind, r.Name, translate(err))
@@ -100,7 +100,7 @@ func mayDestroy(m *mo.VirtualMachine, r target.Resource) error {
 		}
 	}
 	if mark == "" || mark != r.Job {
-		return permanent(fmt.Sprintf("the machine does not bear the mark of job %s in %s", r.Job, jobKey),
+		return target.Permanent(fmt.Sprintf("the machine does not bear the mark of job %s in %s", r.Job, jobKey),
 			"it is left alone: if it is a leftover, remove it by hand")
 	}
 	known := r.Data[dataDisks]
@@ -109,7 +109,7 @@ func mayDestroy(m *mo.VirtualMachine, r target.Resource) error {
 	}
 	for _, id := range diskUUIDs(m.Config.Hardware.Device) {
 		if !slices.Contains(strings.Split(known, ","), id) {
-			return permanent(fmt.Sprintf("the machine has a disk (%s) that job %s did not make", id, r.Job),
+			return target.Permanent(fmt.Sprintf("the machine has a disk (%s) that job %s did not make", id, r.Job),
 				"detach the disk, then undo again")
 		}
 	}
@@ -224,7 +224,7 @@ func (c *conn) removeEmpty(ctx context.Context, r target.Resource, dirs []string
 func (c *conn) list(ctx context.Context, datacenter, dir string) (names []string, exists bool, err error) {
 	var p object.DatastorePath
 	if !p.FromString(dir) {
-		return nil, false, permanent(fmt.Sprintf("%q is not a datastore path", dir), "")
+		return nil, false, target.Permanent(fmt.Sprintf("%q is not a datastore path", dir), "")
 	}
 	store, err := c.datastore(ctx, datacenter, p.Datastore)
 	if err != nil || store == nil {
@@ -320,7 +320,7 @@ func (c *conn) undoFolder(ctx context.Context, r target.Resource) error {
 	}
 	for _, n := range names {
 		if !leftovers.MatchString(n) {
-			return permanent(fmt.Sprintf("the folder holds %q, which job %s did not make", n, r.Job), "move it away, then undo again")
+			return target.Permanent(fmt.Sprintf("the folder holds %q, which job %s did not make", n, r.Job), "move it away, then undo again")
 		}
 	}
 	return c.remove(ctx, r.Data[dataDatacenter], r.Name)
@@ -332,7 +332,7 @@ func notOurs(r target.Resource) error {
 	if r.ID == "" && !r.Done {
 		return nil
 	}
-	return permanent("its name does not bear the job's id", "it is left alone: if it is a leftover, remove it by hand")
+	return target.Permanent("its name does not bear the job's id", "it is left alone: if it is a leftover, remove it by hand")
 }
 
 // bearsJob tells whether a datastore folder's path is one that folderName made

@@ -19,6 +19,7 @@ import (
 	"ascend/internal/secret"
 	"ascend/internal/target"
 	"ascend/internal/target/guestos"
+	"ascend/internal/target/trust"
 	"ascend/internal/target/vmware/vcsimtest"
 	"ascend/internal/vm"
 )
@@ -62,17 +63,17 @@ func TestThumbprint(t *testing.T) {
 	}{
 		{hex.EncodeToString(s256[:]), s256[:]},
 		{strings.ToUpper(hex.EncodeToString(s1[:])), s1[:]},
-		{formatThumbprint(s256[:]), s256[:]},
+		{trust.FormatThumbprint(s256[:]), s256[:]},
 		{"SHA256:" + hex.EncodeToString(s256[:]), s256[:]},
-		{"sha256 Fingerprint=" + formatThumbprint(s256[:]), s256[:]},
-		{"SHA1 Fingerprint=" + formatThumbprint(s1[:]), s1[:]},
-		{"sha-1: " + formatThumbprint(s1[:]), s1[:]},
+		{"sha256 Fingerprint=" + trust.FormatThumbprint(s256[:]), s256[:]},
+		{"SHA1 Fingerprint=" + trust.FormatThumbprint(s1[:]), s1[:]},
+		{"sha-1: " + trust.FormatThumbprint(s1[:]), s1[:]},
 		{"", nil},
 		{"abcd", nil},
 		{hex.EncodeToString(s256[:31]), nil},
 		{strings.Repeat("z", 64), nil},
 	} {
-		got, err := parseThumbprint(c.in)
+		got, err := trust.ParseThumbprint(c.in)
 		if !slices.Equal(got, c.want) || (err == nil) != (c.want != nil) {
 			t.Errorf("%q is read as %x, %v", c.in, got, err)
 		}
@@ -142,27 +143,27 @@ func TestTrust(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ok   bool
-		set  func(*trust)
+		set  func(*trust.Trust)
 		addr string
 	}{
-		{"system authorities", false, func(*trust) {}, addr},
-		{"its authority", true, func(t *trust) { t.roots = known }, addr},
-		{"its authority, by name", true, func(t *trust) { t.roots = known }, "vcenter.test:443"},
-		{"its authority, wrong name", false, func(t *trust) { t.roots = known }, "localhost:443"},
-		{"insecure", true, func(t *trust) { t.insecure = true }, addr},
-		{"SHA-256 pin", true, func(t *trust) { t.pin(addr, s256[:]) }, addr},
-		{"SHA-1 pin", true, func(t *trust) { t.pin(addr, s1[:]) }, addr},
-		{"wrong pin beats the authority", false, func(t *trust) { t.roots = known; t.pin(addr, s256[:20]) }, addr},
-		{"wrong pin beats insecure", false, func(t *trust) { t.insecure = true; t.pin(addr, s1[1:]) }, addr},
-		{"a pin of another port", false, func(t *trust) { t.pin("127.0.0.1:444", s256[:]) }, addr},
-		{"vouched for", true, func(t *trust) { t.vouched(addr, formatThumbprint(s1[:])) }, addr},
-		{"vouched for another", false, func(t *trust) { t.vouched("192.0.2.1:443", formatThumbprint(s1[:])) }, addr},
-		{"a pin beats a voucher", false, func(t *trust) { t.pin(addr, s256[1:]); t.vouched(addr, formatThumbprint(s1[:])) }, addr},
-		{"nonsense voucher", false, func(t *trust) { t.vouched(addr, "") }, addr},
+		{"system authorities", false, func(*trust.Trust) {}, addr},
+		{"its authority", true, func(t *trust.Trust) { t.Roots = known }, addr},
+		{"its authority, by name", true, func(t *trust.Trust) { t.Roots = known }, "vcenter.test:443"},
+		{"its authority, wrong name", false, func(t *trust.Trust) { t.Roots = known }, "localhost:443"},
+		{"insecure", true, func(t *trust.Trust) { t.Insecure = true }, addr},
+		{"SHA-256 pin", true, func(t *trust.Trust) { t.Pin(addr, s256[:]) }, addr},
+		{"SHA-1 pin", true, func(t *trust.Trust) { t.Pin(addr, s1[:]) }, addr},
+		{"wrong pin beats the authority", false, func(t *trust.Trust) { t.Roots = known; t.Pin(addr, s256[:20]) }, addr},
+		{"wrong pin beats insecure", false, func(t *trust.Trust) { t.Insecure = true; t.Pin(addr, s1[1:]) }, addr},
+		{"a pin of another port", false, func(t *trust.Trust) { t.Pin("127.0.0.1:444", s256[:]) }, addr},
+		{"vouched for", true, func(t *trust.Trust) { t.Vouch(addr, trust.FormatThumbprint(s1[:])) }, addr},
+		{"vouched for another", false, func(t *trust.Trust) { t.Vouch("192.0.2.1:443", trust.FormatThumbprint(s1[:])) }, addr},
+		{"a pin beats a voucher", false, func(t *trust.Trust) { t.Pin(addr, s256[1:]); t.Vouch(addr, trust.FormatThumbprint(s1[:])) }, addr},
+		{"nonsense voucher", false, func(t *trust.Trust) { t.Vouch(addr, "") }, addr},
 	} {
-		tr := newTrust(addr)
+		tr := trust.New(addr)
 		c.set(tr)
-		err := tr.verify(c.addr, []*x509.Certificate{leaf})
+		err := tr.Verify(c.addr, []*x509.Certificate{leaf})
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -170,7 +171,7 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%s: the error is not permanent or has no hint: %v", c.name, translate(err))
 		}
 	}
-	if err := newTrust(addr).verify(addr, nil); err == nil {
+	if err := trust.New(addr).Verify(addr, nil); err == nil {
 		t.Error("no certificate is accepted")
 	}
 }
@@ -379,7 +380,7 @@ func TestLeaseMatch(t *testing.T) {
 		{"foreign slot", []string{"/vm-7/VirtualIDEController0:0"}, ""},
 		{"nonsense", []string{"what", "/vm-7/disk:99999999999999999999", ""}, ""},
 	} {
-		l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:443"}, trust: newTrust("")}}}
+		l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:443"}, trust: trust.New("")}}}
 		for i, k := range c.keys {
 			d := types.HttpNfcLeaseDeviceUrl{Key: k, Url: fmt.Sprintf("https://esx.example/nfc/%d", i)}
 			if strings.HasSuffix(k, "nvram") {
@@ -398,7 +399,7 @@ func TestLeaseMatch(t *testing.T) {
 			t.Errorf("%s: %s, %v", c.name, s, err)
 		}
 	}
-	l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:8443"}, trust: newTrust("")}}}
+	l := &lease{c: &conn{cfg: &config{sdk: &url.URL{Host: "vc.example:8443"}, trust: trust.New("")}}}
 	for in, want := range map[string]string{
 		"https://*/nfc/52/disk-0.vmdk": "https://vc.example:8443/nfc/52/disk-0.vmdk",
 		"https://esx.example/nfc/1":    "https://esx.example:443/nfc/1",

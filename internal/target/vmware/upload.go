@@ -64,7 +64,7 @@ func (s *stream) start(ctx context.Context) (*io.PipeWriter, error) {
 	defer s.mu.Unlock()
 	switch {
 	case s.landed != nil:
-		return nil, permanent(s.what+" is already complete", "")
+		return nil, target.Permanent(s.what+" is already complete", "")
 	case s.failed != nil:
 		return nil, s.failed
 	case s.w != nil:
@@ -145,7 +145,7 @@ func (s *stream) Append(ctx context.Context, p []byte) error {
 		return fmt.Errorf("cannot send %s: %w", s.what, err)
 	}
 	if s.size >= 0 && s.sent.Load()+int64(len(p)) > s.size {
-		err := permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", s.size), "")
+		err := target.Permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", s.size), "")
 		s.fail(err)
 		return fmt.Errorf("cannot send %s: %w", s.what, err)
 	}
@@ -170,7 +170,7 @@ func (s *stream) Sync(context.Context) error { return nil }
 
 // Patch is not possible: the bytes are gone.
 func (s *stream) Patch(context.Context, []byte) error {
-	return permanent("the start of a stream cannot be overwritten", "")
+	return target.Permanent("the start of a stream cannot be overwritten", "")
 }
 
 // Complete ends the body, waits for the platform's answer and compares.
@@ -192,9 +192,9 @@ func (s *stream) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	case failed != nil:
 		return wrap(failed)
 	case w == nil:
-		return wrap(permanent("nothing was sent", ""))
+		return wrap(target.Permanent("nothing was sent", ""))
 	case sum.Bytes != 0 && sum.Bytes != sent || s.size >= 0 && sent != s.size:
-		err := permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", sent, s.size, sum.Bytes), "")
+		err := target.Permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", sent, s.size, sum.Bytes), "")
 		s.fail(err)
 		return wrap(err)
 	}

@@ -2,8 +2,6 @@ package vmware
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"slices"
@@ -55,7 +53,7 @@ func (t *vmware) Validate(ctx context.Context) []target.Check {
 	v.run(ctx)
 	for _, name := range checkNames {
 		if !v.done[name] {
-			v.add(name, "not checked: an earlier check failed", permanent("", "solve the check that failed first"))
+			v.add(name, "not checked: an earlier check failed", target.Permanent("", "solve the check that failed first"))
 		}
 	}
 	return v.checks
@@ -74,7 +72,7 @@ type validation struct {
 func (v *validation) add(name, detail string, err error) bool {
 	c := target.Check{Name: name, OK: err == nil, Detail: detail}
 	if err != nil {
-		d, hint := split(err)
+		d, hint := target.SplitHint(err)
 		c.Hint = hint
 		if d != "" {
 			c.Detail = d
@@ -115,29 +113,18 @@ func (v *validation) reach(ctx context.Context) bool {
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
-		p := &problem{msg: translate(err).Error(), hint: "check url, the name servers and the firewall"}
+		p := &target.Problem{Msg: translate(err).Error(), Hint: "check url, the name servers and the firewall"}
 		return v.add("reach", "", p)
 	}
 	defer func() { _ = raw.Close() }()
 	v.add("reach", addr, nil)
-	host, _, err := net.SplitHostPort(addr)
+	tc, err := v.t.cfg.trust.Handshake(ctx, raw, addr)
 	if err != nil {
-		host = addr
-	}
-	var leaf *x509.Certificate
-	tc := tls.Client(raw, &tls.Config{
-		ServerName: host, MinVersion: tls.VersionTLS12,
-		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection
-		VerifyConnection: func(s tls.ConnectionState) error {
-			leaf = s.PeerCertificates[0]
-			return v.t.cfg.trust.verify(addr, s.PeerCertificates)
-		},
-	})
-	if err := tc.HandshakeContext(ctx); err != nil {
 		return v.add("certificate", "", translate(err))
 	}
+	leaf := tc.ConnectionState().PeerCertificates[0]
 	detail := fmt.Sprintf("%s, valid until %s", leaf.Subject, leaf.NotAfter.UTC().Format(time.DateOnly))
-	if v.t.cfg.trust.insecure {
+	if v.t.cfg.trust.Insecure {
 		detail += ", not verified because insecure is set"
 	}
 	return v.add("certificate", detail, nil)
@@ -147,7 +134,7 @@ func (v *validation) version(ctx context.Context) {
 	about := v.c.vim.ServiceContent.About
 	var err error
 	if versionLess(about.ApiVersion, oldest) {
-		err = permanent(fmt.Sprintf("%s has API version %s, older than %s", about.FullName, about.ApiVersion, oldest), "upgrade the server")
+		err = target.Permanent(fmt.Sprintf("%s has API version %s, older than %s", about.FullName, about.ApiVersion, oldest), "upgrade the server")
 	}
 	v.add("version", fmt.Sprintf("%s, API %s", about.FullName, about.ApiVersion), err)
 	detail, err := v.licence(ctx)
@@ -174,7 +161,7 @@ func (v *validation) licence(ctx context.Context) (string, error) {
 		}
 		free := strings.HasPrefix(l.EditionKey, "esxBasic") || strings.HasPrefix(l.EditionKey, "esx.hypervisor")
 		if free && !v.c.vim.IsVC() {
-			return "", permanent("the host has the free licence "+l.Name+", with which the API is read-only", "use a vCenter or a paid licence")
+			return "", target.Permanent("the host has the free licence "+l.Name+", with which the API is read-only", "use a vCenter or a paid licence")
 		}
 	}
 	return strings.Join(names, ", "), nil
@@ -191,7 +178,7 @@ func (v *validation) datacenter() bool {
 	}
 	v.dcs = all
 	if len(all) == 0 {
-		return v.add("datacenter", "", permanent("the user sees no datacenter", "give the user a role on the datacenter"))
+		return v.add("datacenter", "", target.Permanent("the user sees no datacenter", "give the user a role on the datacenter"))
 	}
 	return v.add("datacenter", enumerate(all, false), nil)
 }
@@ -206,7 +193,7 @@ func (v *validation) places() {
 	}
 	some := func(name, what string, nodes []*node) {
 		if len(nodes) == 0 {
-			v.add(name, "", permanent("the user sees no "+what, "give the user a role on it that propagates"))
+			v.add(name, "", target.Permanent("the user sees no "+what, "give the user a role on it that propagates"))
 			return
 		}
 		v.add(name, enumerate(nodes, false), nil)
@@ -222,7 +209,7 @@ func (v *validation) places() {
 		}
 	}
 	if len(usable) == 0 {
-		v.add("datastore", "", permanent("no datastore is accessible and has free space: "+enumerate(stores, false), ""))
+		v.add("datastore", "", target.Permanent("no datastore is accessible and has free space: "+enumerate(stores, false), ""))
 	} else {
 		v.add("datastore", strings.Join(room, ", "), nil)
 	}
@@ -232,7 +219,7 @@ func (v *validation) places() {
 // privileges asks whether the user has what a restore needs on each datacenter.
 func (v *validation) privileges(ctx context.Context) {
 	if v.c.vim.ServiceContent.AuthorizationManager == nil {
-		v.add("privileges", "", permanent("the server cannot tell what the user may do", ""))
+		v.add("privileges", "", target.Permanent("the server cannot tell what the user may do", ""))
 		return
 	}
 	for _, dc := range v.dcs {
@@ -251,7 +238,7 @@ func (v *validation) privileges(ctx context.Context) {
 			}
 		}
 		if len(missing) > 0 {
-			v.add("privileges", "", permanent(fmt.Sprintf("the user lacks on %s: %s", dc.name, strings.Join(missing, ", ")),
+			v.add("privileges", "", target.Permanent(fmt.Sprintf("the user lacks on %s: %s", dc.name, strings.Join(missing, ", ")),
 				"add them to the user's role on the datacenter, propagating"))
 			return
 		}

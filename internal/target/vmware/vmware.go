@@ -235,7 +235,7 @@ func (t *vmware) track(s *session) bool {
 // disks travel.
 func (t *vmware) checkOrder(o *target.Order) (path string, err error) {
 	bad := func(format string, args ...any) (string, error) {
-		return "", fmt.Errorf("cannot begin: %w", permanent(fmt.Sprintf(format, args...), ""))
+		return "", fmt.Errorf("cannot begin: %w", target.Permanent(fmt.Sprintf(format, args...), ""))
 	}
 	if o.Job == "" || o.Machine == nil {
 		return bad("the order has no job or no machine")

@@ -536,26 +536,7 @@ func (a *app) remoteInventory(c *cobra.Command, args []string, cl *client.Client
 	if a.json {
 		return printJSON(c, inv)
 	}
-	rows := [][]string{{"FIELD", "NAME", "FREE", ""}}
-	var fields []string
-	for f := range inv.Places {
-		fields = append(fields, f)
-	}
-	slices.Sort(fields)
-	add := func(field string, list []target.Place) {
-		for _, p := range list {
-			free := ""
-			if p.Free > 0 {
-				free = vm.FormatSize(p.Free)
-			}
-			rows = append(rows, []string{field, clean(p.Name), free, clean(p.Note)})
-		}
-	}
-	for _, f := range fields {
-		add(f, inv.Places[f])
-	}
-	add("network", inv.Networks)
-	table(c.OutOrStdout(), rows)
+	printInventory(c.OutOrStdout(), &inv)
 	return nil
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -267,29 +269,28 @@ func (a *app) targetInventory() *cobra.Command {
 			if a.json {
 				return printJSON(c, inv)
 			}
-			rows := [][]string{{"FIELD", "NAME", "FREE", ""}}
-			var fields []string
-			for f := range inv.Places {
-				fields = append(fields, f)
-			}
-			slices.Sort(fields)
-			add := func(field string, list []target.Place) {
-				for _, p := range list {
-					free := ""
-					if p.Free > 0 {
-						free = vm.FormatSize(p.Free)
-					}
-					rows = append(rows, []string{field, clean(p.Name), free, clean(p.Note)})
-				}
-			}
-			for _, f := range fields {
-				add(f, inv.Places[f])
-			}
-			add("network", inv.Networks)
-			table(c.OutOrStdout(), rows)
+			printInventory(c.OutOrStdout(), inv)
 			return nil
 		},
 	}
+}
+
+func printInventory(w io.Writer, inv *target.Inventory) {
+	rows := [][]string{{"FIELD", "NAME", "FREE", ""}}
+	add := func(field string, list []target.Place) {
+		for _, p := range list {
+			free := ""
+			if p.Free > 0 {
+				free = vm.FormatSize(p.Free)
+			}
+			rows = append(rows, []string{field, clean(p.Name), free, clean(p.Note)})
+		}
+	}
+	for _, f := range slices.Sorted(maps.Keys(inv.Places)) {
+		add(f, inv.Places[f])
+	}
+	add("network", inv.Networks)
+	table(w, rows)
 }
 
 func (a *app) completeTargets(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

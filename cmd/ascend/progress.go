@@ -35,6 +35,7 @@ type shown struct {
 	bar   *mpb.Bar
 	read  transfer.Progress
 	said  time.Time
+	line  int64 // the bytes that the last JSON line said were done; -1: none yet
 }
 
 // startProgress begins to show; force draws bars although stderr is no terminal,
@@ -53,7 +54,7 @@ func (a *app) startProgress(force, lines bool) *progress {
 func (p *progress) add(name string, m *transfer.Meter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &shown{name: name, meter: m, said: time.Now()}
+	s := &shown{name: name, meter: m, said: time.Now(), line: -1}
 	if p.bars != nil {
 		s.bar = p.bars.AddBar(1,
 			mpb.PrependDecorators(decor.Name(clean(name), decor.WCSyncSpaceR)),
@@ -127,7 +128,6 @@ func (p *progress) update(last bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.open {
-		before := s.read
 		s.read = s.now()
 		total := max(s.read.Total, 1)
 		switch {
@@ -136,8 +136,8 @@ func (p *progress) update(last bool) {
 			s.bar.SetCurrent(min(s.read.Done, total))
 		case p.a.quiet:
 		case p.a.json:
-			if p.lines && s.read.Done != before.Done && (last || time.Since(s.said) >= time.Second) {
-				s.said = time.Now()
+			if p.lines && s.read.Done != s.line && (last || time.Since(s.said) >= time.Second) {
+				s.said, s.line = time.Now(), s.read.Done
 				p.line(s)
 			}
 		case time.Since(s.said) >= 10*time.Second:

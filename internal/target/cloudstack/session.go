@@ -216,7 +216,7 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 	case s.path == pathHotAdd:
 		up, err = s.openDevice(ctx, i)
 	default:
-		up = &stream{s: s, i: i, size: s.order.Disks[i].FileSize}
+		up = newStream(s, i)
 	}
 	if err != nil {
 		return fail(err)

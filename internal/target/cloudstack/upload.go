@@ -9,10 +9,10 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"ascend/internal/target"
+	"ascend/internal/target/body"
 )
 
 // ticket is the permission to send one disk, once.
@@ -194,142 +194,91 @@ type stream struct {
 	s    *session
 	i    int
 	size int64
-	sent atomic.Int64
+	body body.Body
 
 	mu     sync.Mutex
 	ticket *ticket
-	w      *io.PipeWriter
-	r      *io.PipeReader
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the request is answered
-	err    error         // of the request; valid once done is closed
-	failed error         // why nothing more can be sent
 	landed *target.Landed
 }
 
-var (
-	_ target.StreamUpload = (*stream)(nil)
+var _ target.StreamUpload = (*stream)(nil)
 
-	errAborted = errors.New("the upload was aborted")
-	errEarly   = errors.New("the server answered before it had all bytes")
-)
+func newStream(s *session, i int) *stream {
+	u := &stream{s: s, i: i, size: s.order.Disks[i].FileSize}
+	u.body.Stall = s.t.cfg.stall
+	return u
+}
 
 func landedStream(s *session, i int, l *target.Landed) *stream {
-	u := &stream{s: s, i: i, size: l.Bytes, landed: l}
-	u.sent.Store(l.Bytes)
-	return u
+	return &stream{s: s, i: i, size: l.Bytes, landed: l}
 }
 
 func (u *stream) what() string { return fmt.Sprintf("disk %d", u.i) }
 
 // begin asks for the permission and makes the request, once.
-func (u *stream) begin(ctx context.Context) (*io.PipeWriter, error) {
+func (u *stream) begin(ctx context.Context) error {
 	u.mu.Lock()
-	w, failed, landed := u.w, u.failed, u.landed
+	landed := u.landed
 	u.mu.Unlock()
 	switch {
 	case landed != nil:
-		return nil, target.Permanent("it is already complete", "")
-	case failed != nil:
-		return nil, failed
-	case w != nil:
-		return w, nil
+		return target.Permanent("it is already complete", "")
+	case u.body.Failed() != nil:
+		return u.body.Failed()
+	case u.body.Begun():
+		return nil
 	}
 	select {
 	case u.s.gate <- struct{}{}:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	case <-u.s.life.Done():
-		return nil, context.Cause(u.s.life)
+		return context.Cause(u.s.life)
 	}
 	k, err := u.s.reserve(ctx, u.i)
 	if err != nil {
 		<-u.s.gate
-		return nil, translate(err)
+		return translate(err)
 	}
 	u.mu.Lock()
-	if failed = u.failed; failed != nil { // aborted meanwhile
-		u.mu.Unlock()
+	u.ticket = k
+	u.mu.Unlock()
+	err = u.body.Begin(u.s.life, func(ctx context.Context, r io.ReadCloser) error {
+		err := u.s.post(ctx, k, u.i, r, u.size)
+		if err != nil && u.body.Sent() == 0 { // perhaps the service never saw it, and waits
+			u.s.spoil(k)
+		}
+		return err
+	}, func() { <-u.s.gate })
+	if err != nil { // aborted meanwhile
 		u.s.spoil(k)
 		<-u.s.gate
-		return nil, failed
 	}
-	defer u.mu.Unlock()
-	rctx, cancel := context.WithCancelCause(u.s.life)
-	u.ticket, u.cancel, u.done = k, cancel, make(chan struct{})
-	u.r, u.w = io.Pipe()
-	go func(r *io.PipeReader, done chan struct{}) {
-		defer close(done)
-		u.err = u.s.post(rctx, k, u.i, r, u.size)
-		if u.err == nil {
-			_ = r.CloseWithError(errEarly)
-		} else {
-			_ = r.CloseWithError(u.err)
-		}
-		cancel(nil)
-		<-u.s.gate
-	}(u.r, u.done)
-	return u.w, nil
-}
-
-// fail ends the request, if err is the first reason to.
-func (u *stream) fail(err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.failed == nil && u.landed == nil {
-		u.failed = err
-	}
-	if u.r != nil {
-		_ = u.r.CloseWithError(err)
-		u.cancel(err)
-	}
-}
-
-// reason is why the stream broke; it waits for the request to end, which it
-// does at once, because the body is closed.
-func (u *stream) reason() error {
-	<-u.done
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.failed == nil {
-		if u.failed = u.err; u.failed == nil {
-			u.failed = errEarly
-		}
-	}
-	return u.failed
+	return err
 }
 
 // Offset is what was sent; a broken stream is opened anew and begins at 0.
-func (u *stream) Offset(context.Context) (int64, error) { return u.sent.Load(), nil }
-
-// piece is how much is written between two looks at the clock.
-const piece = 256 << 10
+func (u *stream) Offset(context.Context) (int64, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.landed != nil {
+		return u.landed.Bytes, nil
+	}
+	return u.body.Sent(), nil
+}
 
 // Append sends the next bytes. A context that ends breaks the stream.
 func (u *stream) Append(ctx context.Context, p []byte) error {
-	wrap := func(err error) error { return fmt.Errorf("cannot send %s: %w", u.what(), err) }
-	w, err := u.begin(ctx)
+	err := u.begin(ctx)
+	if err == nil && u.body.Sent()+int64(len(p)) > u.size {
+		err = target.Permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
+		u.body.Fail(err)
+	}
+	if err == nil {
+		err = u.late(u.body.Write(ctx, p))
+	}
 	if err != nil {
-		return wrap(err)
-	}
-	if u.sent.Load()+int64(len(p)) > u.size {
-		err := target.Permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
-		u.fail(err)
-		return wrap(err)
-	}
-	stop := context.AfterFunc(ctx, func() { u.fail(ctx.Err()) })
-	defer stop()
-	stall := u.s.t.cfg.stall
-	clock := time.AfterFunc(stall, func() { u.fail(fmt.Errorf("nothing could be sent for %s", stall)) })
-	defer clock.Stop()
-	for len(p) > 0 {
-		n, err := w.Write(p[:min(len(p), piece)])
-		u.sent.Add(int64(n))
-		p = p[n:]
-		if err != nil {
-			return wrap(u.late(u.reason()))
-		}
-		clock.Reset(stall)
+		return fmt.Errorf("cannot send %s: %w", u.what(), err)
 	}
 	return nil
 }
@@ -339,10 +288,10 @@ func (u *stream) late(err error) error {
 	u.mu.Lock()
 	k := u.ticket
 	u.mu.Unlock()
-	if k == nil {
+	if k == nil || err == nil {
 		return err
 	}
-	if w := k.window(); w > 0 && time.Since(k.asked) >= w && err != nil && !errors.Is(err, context.Canceled) {
+	if w := k.window(); w > 0 && time.Since(k.asked) >= w && !errors.Is(err, context.Canceled) {
 		return &target.Problem{
 			Msg:  fmt.Sprintf("%v; the cloud gives an upload %s and this one took longer", err, w.Round(time.Minute)),
 			Hint: "raise the global setting upload.operation.timeout (minutes) and begin again", Kind: target.ErrPermanent, Cause: err,
@@ -364,41 +313,32 @@ func (u *stream) Patch(context.Context, []byte) error {
 // platform's own word counts.
 func (u *stream) Complete(ctx context.Context, sum target.Sum) (*target.Landed, error) {
 	u.mu.Lock()
-	landed, failed, w, done, k := u.landed, u.failed, u.w, u.done, u.ticket
+	landed, k := u.landed, u.ticket
 	u.mu.Unlock()
 	wrap := func(err error) (*target.Landed, error) {
 		return nil, fmt.Errorf("cannot complete %s: %w", u.what(), translate(err))
 	}
-	sent := u.sent.Load()
+	sent, failed := u.body.Sent(), u.body.Failed()
 	switch {
 	case landed != nil:
 		out := *landed
 		return &out, nil
 	case failed != nil:
 		return wrap(failed)
-	case w == nil:
+	case !u.body.Begun():
 		return wrap(target.Permanent("nothing was sent", ""))
 	case sum.Bytes != 0 && sum.Bytes != sent || sent != u.size:
 		err := target.Permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", sent, u.size, sum.Bytes), "")
-		u.fail(err)
+		u.body.Fail(err)
 		return wrap(err)
 	}
-	_ = w.Close()
-	clock := time.NewTimer(u.s.t.cfg.stall)
-	defer clock.Stop()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		u.fail(ctx.Err())
-		<-done
+	err := u.body.Close(ctx)
+	if ctx.Err() != nil {
 		return wrap(ctx.Err())
-	case <-clock.C:
-		u.fail(fmt.Errorf("no answer for %s after the last byte", u.s.t.cfg.stall))
-		<-done
 	}
-	if err := u.settle(ctx, u.err); err != nil {
+	if err := u.settle(ctx, err); err != nil {
 		if ctx.Err() == nil {
-			u.fail(err)
+			u.body.Fail(err)
 		}
 		return wrap(u.late(err))
 	}
@@ -410,6 +350,7 @@ func (u *stream) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	u.mu.Lock()
 	u.landed = l
 	u.mu.Unlock()
+	u.body.Settle()
 	out := *l
 	return &out, nil
 }
@@ -445,13 +386,7 @@ func (u *stream) settle(ctx context.Context, sendErr error) error {
 
 // Abort breaks an upload that is not complete.
 func (u *stream) Abort() error {
-	u.fail(errAborted)
-	u.mu.Lock()
-	done := u.done
-	u.mu.Unlock()
-	if done != nil {
-		<-done
-	}
+	u.body.Abort()
 	return nil
 }
 

@@ -167,7 +167,7 @@ func (n *nfcSession) percent() int32 {
 		case u.complete():
 			sent += size
 		default:
-			sent += min(u.sent.Load(), size)
+			sent += min(u.bytes(), size)
 		}
 	}
 	return int32(min(sent/max(all/100, 1), 99)) //nolint:gosec // 0 to 99
@@ -198,7 +198,7 @@ func (n *nfcSession) land(ctx context.Context, i int, sum target.Sum) (*target.L
 	if where == "" { // machine and slot find the disk later
 		where = fmt.Sprintf("/%s/%s", n.ref.Value, n.hw.slots[i])
 	}
-	return &target.Landed{Object: where, Bytes: n.streams[i].sent.Load(), Verdict: verdict}, nil
+	return &target.Landed{Object: where, Bytes: n.streams[i].bytes(), Verdict: verdict}, nil
 }
 
 // Finish completes the lease, after which the machine is a machine, and

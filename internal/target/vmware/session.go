@@ -286,8 +286,9 @@ func (s *session) newStream(i int, client *http.Client, method string, address *
 	land func(context.Context, target.Sum) (*target.Landed, error)) *stream {
 	u := &stream{
 		what: fmt.Sprintf("disk %d", i), size: s.order.Disks[i].FileSize,
-		stall: s.t.cfg.stall, life: s.life, gate: s.gate, land: land,
+		life: s.life, gate: s.gate, land: land,
 	}
+	u.body.Stall = s.t.cfg.stall
 	u.send = func(ctx context.Context, body io.ReadCloser) error {
 		req, err := http.NewRequestWithContext(ctx, method, address.String(), body)
 		if err != nil {

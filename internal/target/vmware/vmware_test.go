@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -175,29 +176,38 @@ func TestLengthKnown(t *testing.T) {
 	}
 }
 
-// TestParallel counts the streams that run at a time.
+// TestParallel counts the streams that run at a time: each waits until as many as
+// are allowed have come.
 func TestParallel(t *testing.T) {
-	for _, limit := range []string{"1", "2", "4"} {
+	for _, limit := range []int{1, 2, 4} {
 		v := newVcsim(t, vcsimtest.Bare())
 		var mu sync.Mutex
 		now, most := 0, 0
+		full := make(chan struct{})
 		v.Handle(func(http.ResponseWriter, *http.Request) bool {
 			mu.Lock()
 			now++
-			most = max(most, now)
+			if now > most {
+				if most = now; most == limit {
+					close(full)
+				}
+			}
 			mu.Unlock()
-			time.Sleep(30 * time.Millisecond)
+			select {
+			case <-full:
+			case <-time.After(20 * time.Second): // fewer come: the count says so
+			}
 			mu.Lock()
 			now--
 			mu.Unlock()
 			return false
 		})
-		tgt := v.open(t, "parallel_disks", limit)
+		tgt := v.open(t, "parallel_disks", strconv.Itoa(limit))
 		c := load(t, "parallel", pathNFC, 1<<20, 2<<20, 1<<20, 3<<20, 512)
 		c.restore(t, tgt, new(targettest.MemRecorder))
 		c.compare(t, v)
-		if fmt.Sprint(most) != limit {
-			t.Errorf("%d streams at a time, %s allowed", most, limit)
+		if most != limit {
+			t.Errorf("%d streams at a time, %d allowed", most, limit)
 		}
 		tgt.Close()
 	}

@@ -256,7 +256,7 @@ func TestTableSpeed(t *testing.T) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
-		if d := time.Since(begin); d > 5*time.Second {
+		if d := time.Since(begin); d > time.Minute {
 			t.Errorf("%s: %d pieces of tables took %v", k.Format, pieces, d)
 		} else {
 			t.Logf("%s block %d: %d pieces of tables in %v", k.Format, k.Options.BlockSize, pieces, d)

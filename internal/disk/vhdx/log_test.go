@@ -389,7 +389,7 @@ func TestHugeLog(t *testing.T) {
 				t.Error("it was opened")
 			}
 			t.Logf("%v in %v", err, time.Since(start))
-			if d := time.Since(start); d > 10*time.Second {
+			if d := time.Since(start); d > time.Minute {
 				t.Errorf("took %v", d)
 			}
 		})

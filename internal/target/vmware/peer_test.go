@@ -157,7 +157,7 @@ func (p peer) Faults() []targettest.Fault {
 func wait(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	for start := time.Now(); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 10*time.Second {
+		if time.Since(start) > time.Minute {
 			t.Fatalf("waited in vain for %s", what)
 		}
 	}

@@ -26,8 +26,8 @@ func wantErr(t *testing.T, err, want error) {
 		t.Errorf("error is %v, want %v", err, want)
 	}
 }
+
 // quick fails the test when f does not come to an end soon.
-// quick fails the test when f takes long: a second, and more on a busy machine.
 func quick(t *testing.T, f func()) {
 	t.Helper()
 	start := time.Now()

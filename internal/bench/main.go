@@ -35,7 +35,7 @@ func main() {
 		}
 		return nil
 	})
-	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed", "parts to run")
+	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed,fleet", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
 	err := func() error {
@@ -93,7 +93,7 @@ func (b *bench) run(ctx context.Context, parts []string) error {
 		return err
 	}
 	steps := map[string]func(context.Context, *corpus) error{
-		"convert": b.convert, "digest": b.digest, "compressed": b.compressed, "read": b.read, "send": b.send, "sparse": b.sparse,
+		"convert": b.convert, "digest": b.digest, "compressed": b.compressed, "read": b.read, "send": b.send, "sparse": b.sparse, "fleet": b.fleet,
 	}
 	for _, p := range parts {
 		f, ok := steps[p]

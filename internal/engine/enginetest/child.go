@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -28,11 +29,11 @@ func Child() int {
 	}
 	defer s.Close()
 	w := NewWorld(dir)
-	n := 0
+	var n atomic.Int64 // steps run side by side
 	e := engine.NewLocal(s, w.Handlers(), engine.LocalOptions{Trace: func(point string) {
-		n++
+		at := n.Add(1)
 		w.log("point " + point)
-		if fmt.Sprint(n) == killAt {
+		if fmt.Sprint(at) == killAt {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}

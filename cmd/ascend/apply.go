@@ -61,7 +61,7 @@ func (a *app) apply(c *cobra.Command, r *restoreFlags, file string) error {
 	}
 	defer t.Close()
 	return a.carryOut(c, r, ch, t, applyKey(doc.Plan), func() (*prepared, error) {
-		p, err := prepareWith(c.Context(), ch, func(sources []plan.Source) (*plan.Request, error) {
+		p, err := prepareWith(c.Context(), ch, true, func(sources []plan.Source) (*plan.Request, error) {
 			return a.again(c, r, doc, ch, sources, t, s)
 		})
 		if err != nil {

@@ -86,8 +86,12 @@ func (p *Plan) controllers(r Request) {
 			first = list[1] // a small bus is left to the boot disk
 		}
 	}
+	boot := m.BootDisk()
 	for i := range m.Disks {
 		d := &m.Disks[i]
+		if i == boot && !starts(d.Controller, m, r.Guest) && starts(first, m, r.Guest) && r.Guest != nil && r.Guest.Boot != nil {
+			continue // as backed up it would not find its root, on another it does
+		}
 		if !done[i] && d.Controller != "" && slices.Contains(list, d.Controller) && (limits.BootBus == "" || d.Controller != vm.BusIDE) && used.take(d) {
 			done[i] = true
 		}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"slices"
+	"strings"
 
 	"ascend/internal/vm"
 )
@@ -130,7 +131,9 @@ func has(list, want []string) bool {
 	if list == nil || len(want) == 0 {
 		return true
 	}
-	return slices.ContainsFunc(want, func(d string) bool { return slices.Contains(list, d) })
+	return slices.ContainsFunc(want, func(d string) bool {
+		return slices.ContainsFunc(list, func(l string) bool { return strings.EqualFold(l, d) }) // Windows' services have no case
+	})
 }
 
 // inbox are the buses that a Windows finds without a driver of another maker, by

@@ -15,6 +15,7 @@ import (
 	"ascend/internal/disk"
 	"ascend/internal/image"
 	"ascend/internal/plan"
+	"ascend/internal/plan/facts"
 	"ascend/internal/target"
 	"ascend/internal/vm"
 )
@@ -163,6 +164,11 @@ func Make(ctx context.Context, src Source, ref plan.TargetRef, t target.Target, 
 	r.Target, r.Caps, r.Seed, r.Now = ref, t.Capabilities(), seed, time.Now()
 	if r.Inventory, err = t.Inventory(ctx); err != nil {
 		return nil, fmt.Errorf("cannot ask %s what it has: %w", ref.Name, err)
+	}
+	if ref.Platform != vm.Local {
+		if r.Guest, err = facts.Inspect(ctx, m.Images, r.Machine.Firmware); err != nil {
+			return nil, err
+		}
 	}
 	if m.Plan, err = plan.Make(*r); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWish, err)

@@ -8,14 +8,30 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: web web-test azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: bin/ascend bin/ascend-agent ## build bin/ascend and the agent of its appliance
 
-bin/ascend: FORCE
+# The web application, where npm is there to build it; without, a page says how.
+WEBSRC := $(shell find web -name node_modules -prune -o -name .shots -prune -o -type f -print) docs/openapi.json
+
+web: internal/webui/dist/index.html ## build the web application into the program
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	cd web && npm ci --no-fund --no-audit --loglevel=error
+
+internal/webui/dist/index.html: $(WEBSRC)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web/node_modules/.package-lock.json && \
+		rm -rf internal/webui/dist/assets && cd web && npm run --silent api && npm run --silent build; \
+	else echo "npm is not there: the program is built without the web application"; fi
+
+web-test: build ## the web application's own tests, and a browser's way through it
+	cd web && npx vitest run && node e2e/run.mjs
+
+bin/ascend: web FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ascend
 
 bin/ascend-agent: FORCE

@@ -141,3 +141,5 @@ require (
 )
 
 tool github.com/apache/cloudstack-go/v2/generate
+
+ignore ./web/node_modules

@@ -26,6 +26,7 @@ import (
 	"ascend/internal/store"
 	"ascend/internal/target/all"
 	"ascend/internal/vault"
+	"ascend/internal/webui"
 )
 
 // serverFlags say where a server's data is; serve and server share them.
@@ -236,7 +237,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	}
 	var run *runner
 	o := server.Options{
-		Store: storage.New(d.db), Vault: d.vault, Registry: all.Registry(), Log: log, Version: version, TLS: conf, InsecureHTTP: s.insecure, OpenMetrics: s.openMetrics,
+		Store: storage.New(d.db), Vault: d.vault, Registry: all.Registry(), Log: log, Version: version, TLS: conf, Web: webui.Files(), InsecureHTTP: s.insecure, OpenMetrics: s.openMetrics,
 	}
 	run = a.newRunner(d, log)
 	o.Jobs = run.start

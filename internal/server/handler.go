@@ -27,7 +27,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	if s.o.Web != nil {
-		mux.Handle("GET /", spa(s.o.Web))
+		mux.Handle("/", spa(s.o.Web))
 	}
 	return s.wrap(mux)
 }
@@ -77,6 +77,11 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 func spa(files fs.FS) http.Handler {
 	server := http.FileServerFS(files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+			return
+		}
 		name := strings.TrimPrefix(path.Clean(r.URL.Path), "/")
 		st, err := fs.Stat(files, name)
 		if name == "" || err != nil || st.IsDir() {

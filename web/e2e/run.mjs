@@ -1,0 +1,216 @@
+// A browser's way through the application, against a real server: the first
+// account, a repository, a target, the wizard, a job and its proof, an undo, a
+// server killed in mid-job, a hostile name, and the accessibility of every page.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import { hostile, Server } from "./server.mjs";
+
+const shots = join(import.meta.dirname, "../.shots");
+mkdirSync(shots, { recursive: true });
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const server = new Server();
+await server.start();
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+const context = await browser.newContext({ viewport: { width: 1280, height: 860 } });
+context.setDefaultTimeout(30_000);
+const page = await context.newPage();
+const complaints = [];
+page.on("console", (m) => { if (m.type() === "error" && !/Failed to load resource|ERR_CONNECTION|ERR_INCOMPLETE|ERR_EMPTY/.test(m.text())) complaints.push(m.text()); });
+page.on("pageerror", (e) => complaints.push(String(e)));
+page.on("dialog", (d) => { complaints.push(`a dialog: ${d.message()}`); void d.dismiss(); });
+page.on("request", (r) => { if (!r.url().startsWith(server.url) && !r.url().startsWith("data:")) complaints.push(`a request to ${r.url()}`); });
+
+const step = (what) => console.log(`- ${what}`);
+const link = (name) => page.getByRole("navigation").getByRole("link", { name, exact: true });
+const button = (name) => page.getByRole("button", { name, exact: true });
+
+/** look takes a screenshot and has the page checked for accessibility. */
+async function look(name) {
+  await page.waitForLoadState("networkidle").catch(() => {});
+  await page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+  // As a debugger does it: the page's own policy forbids scripts from elsewhere.
+  const found = await page.evaluate(async (source) => {
+    (0, eval)(source);
+    return (await window.axe.run(document, { resultTypes: ["violations"] })).violations;
+  }, axe).catch(async () => {
+    const cdp = await context.newCDPSession(page);
+    await cdp.send("Runtime.evaluate", { expression: axe });
+    const r = await cdp.send("Runtime.evaluate", { expression: "axe.run(document, {resultTypes: ['violations']}).then((r) => JSON.stringify(r.violations))", awaitPromise: true, returnByValue: true });
+    await cdp.detach();
+    return JSON.parse(r.result.value);
+  });
+  const serious = found.filter((v) => v.impact === "serious" || v.impact === "critical").map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.html).slice(0, 2).join(" ")}`);
+  assert.deepEqual(serious, [], `accessibility of ${name}`);
+}
+
+async function status(name, timeout = 60_000) {
+  await page.locator(".badge", { hasText: new RegExp(`^${name}$`) }).first().waitFor({ timeout });
+}
+
+try {
+  step("the first account");
+  await page.goto(server.url);
+  await page.getByLabel("One-time token").fill(server.token);
+  await page.getByLabel("Name").fill("ada");
+  await page.getByLabel("Password").fill("correct horse battery staple");
+  await look("sign-in");
+  await button("Make the account").click();
+  await page.getByRole("heading", { name: "Dashboard" }).waitFor();
+  await look("dashboard-empty");
+
+  step("a repository");
+  await link("Repositories").click();
+  await button("Add a repository").first().click();
+  await page.getByLabel("Name").fill("main");
+  await page.getByLabel("Folder on the server").fill(server.backups);
+  await button("Add").click();
+  await page.getByText("3 backups").waitFor();
+  await look("repositories");
+
+  step("a target");
+  await link("Targets").click();
+  await button("Add a target").first().click();
+  await page.getByLabel("Name", { exact: true }).fill("lab");
+  await page.getByLabel("Platform").selectOption("local");
+  await page.getByLabel("dir *").fill(server.restored);
+  await look("target-new");
+  await button("Save").click();
+  await page.getByRole("heading", { name: "lab" }).waitFor();
+  await button("Check now").click();
+  await page.getByRole("heading", { name: "Checks" }).waitFor();
+  await look("targets");
+
+  step("backups, and a hostile name");
+  await link("Backups").click();
+  await page.getByRole("button", { name: "web01" }).waitFor();
+  const text = await page.locator("main").innerText();
+  assert.ok(text.includes("<script>alert(1)<img src=x onerror=alert(2)> \\u202egnp.exe"), "the hostile name is shown, not obeyed");
+  assert.ok(!text.includes("\u202e"), "a character that turns the text is made visible");
+  await look("backups");
+  await page.getByRole("button", { name: "<script>alert(1)" }).click();
+  await page.getByRole("heading", { level: 1 }).waitFor();
+  await look("backup-hostile");
+
+  step("the wizard");
+  let clicks = 0;
+  const click = async (l) => { clicks++; await l.click(); };
+  await click(link("Restore"));
+  await click(page.getByRole("button", { name: "web01" }));
+  await click(button("Next"));
+  await page.getByRole("radio", { name: /lab/ }).waitFor();
+  await look("wizard-target");
+  await click(page.getByRole("radio", { name: /lab/ }));
+  for (const [heading, shot] of [["Where does it go there?", "wizard-placement"], ["How large should it be?", "wizard-size"], ["What changes for the guest?", "wizard-guest"], ["Look it over", "wizard-review"]]) {
+    await click(button("Next"));
+    await page.getByRole("heading", { name: heading }).waitFor();
+    await look(shot);
+  }
+  for (const box of await page.getByRole("checkbox", { name: /I accept/ }).all()) await click(box);
+  await click(button("Start the restore"));
+  assert.ok(clicks < 12, `${clicks} clicks`);
+
+  step("the job and its proof");
+  await page.getByRole("heading", { name: "The machine is restored" }).waitFor({ timeout: 60_000 });
+  await page.getByText("read back").first().waitFor();
+  await look("job-completed");
+  const landed = readdirSync(join(server.restored, "web01")).find((f) => f.startsWith("web01-disk1."));
+  assert.ok(landed, "the disk landed");
+  execFileSync("qemu-img", ["compare", "-q", join(server.backups, "ctx-web01-20261120-020000/disk-0/backup-disk0-20261120-020000.qcow2"), join(server.restored, "web01", landed)]);
+
+  step("undo");
+  await button("Undo").first().click();
+  await page.getByRole("dialog").getByRole("button", { name: "Undo" }).click();
+  await status("undone");
+  assert.deepEqual(readdirSync(server.restored).filter((f) => !f.startsWith(".")), [], "nothing is left");
+
+  step("a server killed in mid-job, and the page by itself");
+  await link("Settings").click();
+  await page.getByLabel(/Bandwidth/).fill("40");
+  await button("Save").click();
+  await page.getByText("Saved.").waitFor();
+  await look("settings");
+  await link("Restore").click();
+  await page.getByRole("button", { name: "big", exact: true }).click();
+  await button("Next").click();
+  await page.getByRole("radio", { name: /lab/ }).click();
+  for (let i = 0; i < 4; i++) {
+    await button("Next").click();
+    await page.locator(".steps-nav li[aria-current]", { hasText: ["Placement", "Size", "Guest", "Review"][i] }).waitFor();
+  }
+  for (const box of await page.getByRole("checkbox", { name: /I accept/ }).all()) await box.click();
+  await button("Start the restore").click();
+  await page.getByText("live", { exact: true }).waitFor();
+  await page.waitForFunction(() => Number(document.querySelector("main progress")?.getAttribute("value")) > 3);
+  await look("job-running");
+  await server.kill();
+  await page.getByText("connecting again…").waitFor();
+  await server.start();
+  await page.getByText("live", { exact: true }).waitFor();
+  await page.getByRole("heading", { name: "The machine is restored" }).waitFor({ timeout: 120_000 });
+
+  step("cancel");
+  await link("Restore").click();
+  await page.getByRole("button", { name: "big", exact: true }).click();
+  await button("Next").click();
+  await page.getByRole("radio", { name: /lab/ }).click();
+  await button("Next").click();
+  await page.getByLabel("Name of the new machine").fill("big again");
+  for (let i = 1; i < 4; i++) {
+    await button("Next").click();
+    await page.locator(".steps-nav li[aria-current]", { hasText: ["Placement", "Size", "Guest", "Review"][i] }).waitFor();
+  }
+  for (const box of await page.getByRole("checkbox", { name: /I accept/ }).all()) await box.click();
+  await button("Start the restore").click();
+  await page.getByText("live", { exact: true }).waitFor();
+  await button("Cancel").click();
+  await page.getByRole("dialog").getByRole("button", { name: "Cancel" }).click();
+  await status("cancelled");
+  assert.ok(!readdirSync(server.restored).includes("big again"), "what a cancelled job made is gone");
+
+  step("the other pages");
+  for (const [name, heading] of [["Dashboard", "Dashboard"], ["Jobs", "Jobs"], ["Compatibility", "Compatibility"], ["Audit log", "Audit log"], ["Users", "Users"], ["API tokens", "API tokens"]]) {
+    await link(name).click();
+    await page.getByRole("heading", { name: heading, level: 1 }).waitFor();
+    await look(name.toLowerCase().replaceAll(" ", "-"));
+  }
+
+  step("a viewer, dark, on a phone");
+  await link("Users").click();
+  await button("Add a user").click();
+  await page.getByLabel("Name", { exact: true }).fill("vera");
+  await page.getByLabel("Password").fill("another long password");
+  await button("Add").click();
+  await page.getByText("vera").first().waitFor();
+  await page.getByLabel("Appearance").selectOption("dark");
+  await look("users-dark");
+  await button("Sign out").click();
+  await page.getByLabel("Name").fill("vera");
+  await page.getByLabel("Password").fill("another long password");
+  await button("Sign in").click();
+  await page.getByRole("heading", { name: "Dashboard" }).waitFor();
+  assert.equal(await link("Users").count(), 0, "a viewer sees no users");
+  assert.equal(await page.getByRole("link", { name: "Start a restore" }).count(), 0, "a viewer starts nothing");
+  await page.setViewportSize({ width: 360, height: 740 });
+  await look("dashboard-phone-dark");
+  await page.getByRole("button", { name: "Menu" }).click();
+  await link("Jobs").click();
+  await page.getByRole("heading", { name: "Jobs", level: 1 }).waitFor();
+  await look("jobs-phone-dark");
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth + 1);
+  assert.ok(!wide, "the page fits a phone");
+
+  assert.deepEqual(complaints, [], "the browser has nothing to complain of");
+  console.log("all well");
+} catch (e) {
+  await page.screenshot({ path: join(shots, "failure.png"), fullPage: true }).catch(() => {});
+  console.error(await page.locator("main").innerText().catch(() => ""));
+  console.error(server.log.split("\n").slice(-15).join("\n"));
+  throw e;
+} finally {
+  await browser.close();
+  await server.close();
+}

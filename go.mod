@@ -23,6 +23,7 @@ require (
 	github.com/lima-vm/go-qcow2reader v0.6.0
 	github.com/lmittmann/tint v1.1.2
 	github.com/nicholas-fedor/shoutrrr v0.10.0
+	github.com/nutanix/ntnx-api-golang-clients/vmm-go-client/v4 v4.1.1
 	github.com/oklog/ulid/v2 v2.1.1
 	github.com/pierrec/lz4/v4 v4.1.33
 	github.com/pressly/goose/v3 v3.26.0

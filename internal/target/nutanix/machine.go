@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"ascend/internal/target"
 	"ascend/internal/vm"
 )
 
@@ -138,8 +137,8 @@ func addresses(m *vm.Machine) ([]diskAddress, error) {
 	return out, nil
 }
 
-// spec is the request that makes the machine of images that landed.
-func (s *session) spec(landed []*target.Landed) (*vmSpec, error) {
+// spec is the request that makes the machine of images, by disk.
+func (s *session) spec(images []string) (*vmSpec, error) {
 	m := s.order.Machine
 	at, err := addresses(m)
 	if err != nil {
@@ -177,9 +176,9 @@ func (s *session) spec(landed []*target.Landed) (*vmSpec, error) {
 	if m.TPM {
 		v.TPM = &tpmSpec{true}
 	}
-	for i, l := range landed {
+	for i, image := range images {
 		d := diskSpec{Address: at[i], Backing: vmDisk{Type: "vmm.v4.ahv.config.VmDisk"}}
-		d.Backing.Source.Reference = imageReference{"vmm.v4.ahv.config.ImageReference", l.Object}
+		d.Backing.Source.Reference = imageReference{"vmm.v4.ahv.config.ImageReference", image}
 		if c := s.place.containers[i]; c != "" {
 			d.Backing.Container = &extRef{c}
 		}

@@ -66,6 +66,9 @@ func (t *prism) newSession(ctx context.Context, o *target.Order, rec target.Reco
 	if s.place, err = t.locate(ctx, o); err != nil {
 		return nil, err
 	}
+	if _, err := s.spec(make([]string, n)); err != nil { // to be told before the first byte
+		return nil, err
+	}
 	if err := s.look(ctx); err != nil {
 		return nil, err
 	}
@@ -314,7 +317,11 @@ func (s *session) createVM(ctx context.Context, landed []*target.Landed) (string
 	if err := s.look(ctx); err != nil {
 		return "", err
 	}
-	spec, err := s.spec(landed)
+	var images []string
+	for _, l := range landed {
+		images = append(images, l.Object)
+	}
+	spec, err := s.spec(images)
 	if err != nil {
 		return "", err
 	}

@@ -93,7 +93,7 @@ func (s *session) openUpload(ctx context.Context, i int) (*upload, error) {
 	case r.Data[dataUpload] != "" && !r.Done && !r.Gone:
 		u.id = r.Data[dataUpload]
 		u.resume()
-		if u.off > 0 {
+		if len(u.parts) > 0 {
 			return u, nil
 		}
 		// Nothing to lose, and the upload may have been dropped when recording it

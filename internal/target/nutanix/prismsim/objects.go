@@ -146,6 +146,15 @@ func (s *Sim) drop(id string) {
 	delete(s.uploads, id)
 }
 
+// DropUploads forgets every unfinished upload, as Objects Lite does after a while.
+func (s *Sim) DropUploads() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.uploads {
+		s.drop(id)
+	}
+}
+
 // receive stores a body of known length and checks its digests.
 func (s *Sim) receive(r *http.Request, payload string) (part, string, *answer) {
 	fail := func(status int, code, msg string) (part, string, *answer) {
@@ -247,13 +256,17 @@ func (s *Sim) complete(r *http.Request, key, payload string) answer {
 		return s3Error(http.StatusNotFound, "NoSuchUpload", "there is no such upload")
 	}
 	for i, p := range req.Parts {
-		have, ok := u.parts[p.PartNumber]
-		switch {
-		case i > 0 && p.PartNumber <= req.Parts[i-1].PartNumber:
+		if i > 0 && p.PartNumber <= req.Parts[i-1].PartNumber {
 			return s3Error(http.StatusBadRequest, "InvalidPartOrder", "the parts must ascend")
-		case !ok || strings.Trim(p.ETag, `"`) != have.etag:
+		}
+	}
+	for _, p := range req.Parts {
+		if have, ok := u.parts[p.PartNumber]; !ok || strings.Trim(p.ETag, `"`) != have.etag {
 			return s3Error(http.StatusBadRequest, "InvalidPart", fmt.Sprintf("part %d is not there, or another", p.PartNumber))
-		case i < len(req.Parts)-1 && have.size < s.o.MinPart:
+		}
+	}
+	for _, p := range req.Parts[:len(req.Parts)-1] {
+		if u.parts[p.PartNumber].size < s.o.MinPart {
 			return s3Error(http.StatusBadRequest, "EntityTooSmall", fmt.Sprintf("part %d is too small", p.PartNumber))
 		}
 	}

@@ -41,6 +41,17 @@ func (s *Sim) DoomTasks(op string, n int, end TaskEnd) {
 	}
 }
 
+// EndTasks ends the tasks that never end.
+func (s *Sim) EndTasks(end TaskEnd) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tasks {
+		if t.end == Never {
+			t.end, t.message = end, "The task took too long"
+		}
+	}
+}
+
 // begin starts a task that does what do says; callers hold the lock. do returns
 // the entity it made or changed, or why it failed.
 func (s *Sim) begin(op, rel string, do func() (entity, failure string)) *task {

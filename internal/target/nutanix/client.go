@@ -295,12 +295,46 @@ func (c *client) start(ctx context.Context, q call) (task string, err error) {
 	return v.Data.ID, nil
 }
 
-// wait waits for a task's end and returns what it made or changed. It gives up
-// when the task does not move for long; the task itself goes on.
-func (c *client) wait(ctx context.Context, id string) (entity string, err error) {
+// taskState is what a look at a task tells.
+type taskState struct {
+	status   string // QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED, ABORTED, …
+	progress int    // percent
+	entity   string
+	text     string // of its errors
+}
+
+// follow looks at a task until it has ended.
+func (c *client) follow(ctx context.Context, id string, look func() (taskState, error)) (entity string, err error) {
 	pause := c.cfg.pause / 8
 	last, since := "", time.Now()
 	for {
+		t, err := look()
+		if err != nil {
+			return "", err
+		}
+		switch t.status {
+		case "SUCCEEDED":
+			return t.entity, nil
+		case "FAILED", "CANCELED", "ABORTED":
+			return "", &taskError{id: id, status: t.status, text: t.text}
+		}
+		if now := fmt.Sprint(t.status, t.progress); now != last {
+			last, since = now, time.Now()
+		} else if time.Since(since) >= c.cfg.idle {
+			return "", &problem{
+				msg:  fmt.Sprintf("the task %s is %s at %d %% and has not moved for %s", id, strings.ToLower(t.status), t.progress, c.cfg.idle.Round(time.Second)),
+				hint: "look at it in Prism Central; continue the job when it has ended, or cancel it there and undo the job",
+			}
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return "", err
+		}
+		pause = min(pause*3/2, c.cfg.maxPause)
+	}
+}
+
+func (v *v4) wait(ctx context.Context, id string) (entity string, err error) {
+	return v.c.follow(ctx, id, func() (s taskState, err error) {
 		var t struct {
 			Status   string `json:"status"`
 			Progress int    `json:"progressPercentage"`
@@ -311,35 +345,18 @@ func (c *client) wait(ctx context.Context, id string) (entity string, err error)
 				Message string `json:"message"`
 			} `json:"errorMessages"`
 		}
-		if _, err := c.get(ctx, apiTasks+"/"+id, &t); err != nil {
-			return "", err
+		if _, err := v.c.get(ctx, apiTasks+"/"+id, &t); err != nil {
+			return s, err
 		}
-		switch t.Status {
-		case "SUCCEEDED":
-			if len(t.Entities) > 0 {
-				entity = t.Entities[0].ID
-			}
-			return entity, nil
-		case "FAILED", "CANCELED":
-			e := &taskError{id: id, status: t.Status}
-			for _, m := range t.Errors {
-				e.text = strings.TrimPrefix(e.text+"; "+m.Message, "; ")
-			}
-			return "", e
+		s.status, s.progress = t.Status, t.Progress
+		if len(t.Entities) > 0 {
+			s.entity = t.Entities[0].ID
 		}
-		if now := fmt.Sprint(t.Status, t.Progress); now != last {
-			last, since = now, time.Now()
-		} else if time.Since(since) >= c.cfg.idle {
-			return "", &problem{
-				msg:  fmt.Sprintf("the task %s is %s at %d %% and has not moved for %s", id, strings.ToLower(t.Status), t.Progress, c.cfg.idle.Round(time.Second)),
-				hint: "look at it in Prism Central; continue the job when it has ended, or cancel it there and undo the job",
-			}
+		for _, m := range t.Errors {
+			s.text = strings.TrimPrefix(s.text+"; "+m.Message, "; ")
 		}
-		if err := sleep(ctx, pause); err != nil {
-			return "", err
-		}
-		pause = min(pause*3/2, c.cfg.maxPause)
-	}
+		return s, nil
+	})
 }
 
 // sleep waits for d or until ctx is done.

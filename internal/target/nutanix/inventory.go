@@ -1,10 +1,9 @@
 package nutanix
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"time"
 
 	"ascend/internal/target"
@@ -22,7 +21,11 @@ func (t *prism) Inventory(ctx context.Context) (*target.Inventory, error) {
 func (t *prism) inventory(ctx context.Context) (*target.Inventory, error) {
 	yes := true
 	inv := &target.Inventory{Places: map[string][]target.Place{}, Asked: time.Now(), UEFI: &yes, KeyProvider: &yes}
-	clusters, err := t.clusters(ctx)
+	a, err := t.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	clusters, err := a.clusters(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -31,14 +34,14 @@ func (t *prism) inventory(ctx context.Context) (*target.Inventory, error) {
 		names[c.ID] = c.Name
 		inv.Places[fieldCluster] = append(inv.Places[fieldCluster], target.Place{Name: c.Name, Note: c.note})
 	}
-	containers, err := t.containers(ctx)
+	containers, err := a.containers(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range containers {
-		inv.Places[fieldContainer] = append(inv.Places[fieldContainer], target.Place{Name: c.Name, Note: "of cluster " + or(names[c.Cluster], c.Cluster)})
+		inv.Places[fieldContainer] = append(inv.Places[fieldContainer], target.Place{Name: c.Name, Note: "of cluster " + cmp.Or(names[c.Cluster], c.Cluster)})
 	}
-	subnets, err := list[subnetRow](ctx, t.c, apiSubnets, "")
+	subnets, err := a.subnets(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -55,18 +58,14 @@ func (t *prism) inventory(ctx context.Context) (*target.Inventory, error) {
 		}
 		inv.Networks = append(inv.Networks, target.Place{Name: n.Name, Note: note})
 	}
-	categories, err := list[categoryRow](ctx, t.c, apiCategories, "")
+	categories, err := a.categories(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range categories {
 		inv.Places[fieldCategory] = append(inv.Places[fieldCategory], target.Place{Name: c.Key + ":" + c.Value})
 	}
-	path, err := t.vms(ctx)
-	if err != nil {
-		return nil, err
-	}
-	machines, err := list[vmInfo](ctx, t.c, path, "")
+	machines, err := a.machines(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -74,38 +73,4 @@ func (t *prism) inventory(ctx context.Context) (*target.Inventory, error) {
 		inv.Taken = append(inv.Taken, m.Name)
 	}
 	return inv, nil
-}
-
-// projects lists projects, which only v3 does.
-func (t *prism) projects(ctx context.Context) ([]named, error) {
-	const size = 500
-	var out []named
-	for {
-		r, err := t.c.do(ctx, call{method: http.MethodPost, path: "/api/nutanix/v3/projects/list", body: map[string]any{"kind": "project", "length": size, "offset": len(out)}})
-		if err != nil {
-			return nil, err
-		}
-		var v struct {
-			Entities []struct {
-				Status struct {
-					Name string `json:"name"`
-				} `json:"status"`
-				Metadata struct {
-					UUID string `json:"uuid"`
-				} `json:"metadata"`
-			} `json:"entities"`
-			Metadata struct {
-				Total int `json:"total_matches"`
-			} `json:"metadata"`
-		}
-		if err := json.Unmarshal(r.body, &v); err != nil {
-			return nil, fmt.Errorf("cannot read the list of projects: %w", err)
-		}
-		for _, e := range v.Entities {
-			out = append(out, named{ID: e.Metadata.UUID, Name: e.Status.Name})
-		}
-		if len(v.Entities) == 0 || len(out) >= v.Metadata.Total {
-			return out, nil
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package nutanix
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -147,7 +148,7 @@ func (s *session) spec(images []string) (*vmSpec, error) {
 	v := &vmSpec{
 		Type: "vmm.v4.ahv.config.Vm", Name: s.name, About: describe(m.Annotation, s.order.Job),
 		Sockets: max(m.CPU.Sockets, 1), Cores: max(m.CPU.CoresPerSocket, 1), Threads: max(m.CPU.Threads, 1),
-		Memory: (max(m.Memory, 64*vm.MiB) + vm.MiB - 1) / vm.MiB * vm.MiB, Chipset: "PC", Timezone: or(s.order.Options[optTimezone], "UTC"),
+		Memory: (max(m.Memory, 64*vm.MiB) + vm.MiB - 1) / vm.MiB * vm.MiB, Chipset: "PC", Timezone: cmp.Or(s.order.Options[optTimezone], "UTC"),
 		Cluster: extRef{s.place.cluster.ID},
 	}
 	for _, c := range s.place.categories {

@@ -3,7 +3,10 @@
 // With the v4 API a disk's file is sent in parts to Objects Lite, Prism Central's
 // S3 service; an image is made of it, for which Prism Central compares the SHA-256
 // of the whole file; the machine is created with a copy of each image as its disk;
-// and the images are deleted. An upload continues after the process was killed:
+// and the images are deleted. With v3, where there is no v4, a file is one request
+// to the image service, and is read back.
+//
+// An upload to Objects Lite continues after the process was killed:
 // the parts that landed are recorded, because Objects Lite does not list them.
 //
 // Everything made bears the job's id: objects and images in their names, machines
@@ -18,6 +21,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"ascend/internal/image"
 	"ascend/internal/target"
@@ -30,8 +34,12 @@ var (
 	_ target.Session = (*session)(nil)
 )
 
-// Delivery.Path of what goes by Objects Lite.
-const pathObjects = "objects"
+// Names of the ways, as in Delivery.Path: by Objects Lite with v4, by the image
+// service with v3.
+const (
+	pathObjects = "objects"
+	pathImage   = "image"
+)
 
 // Placement fields.
 const (
@@ -51,6 +59,7 @@ const (
 type prism struct {
 	cfg *config
 	c   *client
+	old bool // v3 is used
 
 	mu     sync.Mutex
 	vmm    string // version of the vmm API, once it is known
@@ -58,12 +67,21 @@ type prism struct {
 	closed bool
 }
 
-func connect(_ context.Context, s target.Settings) (*prism, error) {
+// connect reads the settings and, unless they say which API is used, asks. No
+// answer is no failure: Validate says what is wrong.
+func connect(ctx context.Context, s target.Settings) (*prism, error) {
 	cfg, err := newConfig(s)
 	if err != nil {
 		return nil, err
 	}
-	return &prism{cfg: cfg, c: newClient(cfg), open: map[*session]bool{}}, nil
+	t := &prism{cfg: cfg, c: newClient(cfg), old: cfg.api == apiV3, open: map[*session]bool{}}
+	if cfg.api == apiAuto {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		v, err := t.c.version(ctx)
+		t.vmm, t.old = v, errors.Is(err, errNoV4) && t.c.hasV3(ctx)
+	}
+	return t, nil
 }
 
 // Close stops the restores that are under way. Nothing is deleted.
@@ -84,6 +102,11 @@ const inFlight = 4
 
 // deliveries are the forms a disk can travel in, the cheapest first.
 func (t *prism) deliveries() []target.Delivery {
+	if t.old {
+		return []target.Delivery{{
+			Format: image.Format{Name: "qcow2"}, Mode: target.Ordered, Clean: true, NeedSize: true, Digests: []string{"sha256"}, Align: 512, Path: pathImage,
+		}}
+	}
 	d := target.Delivery{
 		Format: image.Format{Name: "qcow2"}, Mode: target.Ordered, Clean: true, Resumable: true, Lag: t.cfg.part,
 		NeedSize: true, Digests: []string{"sha256"}, Align: 512, Path: pathObjects,

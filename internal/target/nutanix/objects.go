@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	signer "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // Objects Lite is Prism Central's S3 service for image files: one bucket, path
@@ -64,8 +64,8 @@ func (c *client) liteOnce(ctx context.Context, method, key string, q url.Values,
 	req.Header.Set("User-Agent", "ascend")
 	req.Header.Set("X-Amz-Content-Sha256", digest)
 	k := base64.StdEncoding.EncodeToString([]byte(c.cfg.user + ":" + c.cfg.password.Reveal()))
-	err = v4.NewSigner().SignHTTP(ctx, aws.Credentials{AccessKeyID: k, SecretAccessKey: k}, req, digest, "s3", liteRegion, time.Now(),
-		func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	err = signer.NewSigner().SignHTTP(ctx, aws.Credentials{AccessKeyID: k, SecretAccessKey: k}, req, digest, "s3", liteRegion, time.Now(),
+		func(o *signer.SignerOptions) { o.DisableURIPathEscaping = true })
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,10 @@
 package nutanix
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"ascend/internal/target"
@@ -37,21 +37,25 @@ type containerRow struct {
 }
 
 type subnetRow struct {
-	ID      string `json:"extId"`
-	Name    string `json:"name"`
-	Kind    string `json:"subnetType"`
-	VLAN    int    `json:"networkId"`
-	Cluster string `json:"clusterReference"`
-	IP      []struct {
-		V4 *struct {
-			Subnet struct {
-				IP struct {
-					Value string `json:"value"`
-				} `json:"ip"`
-				Length int `json:"prefixLength"`
-			} `json:"ipSubnet"`
-		} `json:"ipv4"`
-	} `json:"ipConfig"`
+	ID      string    `json:"extId"`
+	Name    string    `json:"name"`
+	Kind    string    `json:"subnetType"`
+	VLAN    int       `json:"networkId"`
+	Cluster string    `json:"clusterReference"`
+	IP      []ipRange `json:"ipConfig"`
+}
+
+type ipRange struct {
+	V4 *ipv4Range `json:"ipv4"`
+}
+
+type ipv4Range struct {
+	Subnet struct {
+		IP struct {
+			Value string `json:"value"`
+		} `json:"ip"`
+		Length int `json:"prefixLength"`
+	} `json:"ipSubnet"`
 }
 
 // managed is the range of the subnet's own address management; zero without.
@@ -86,17 +90,6 @@ type place struct {
 
 type nicPlace struct {
 	subnet, mac, ip string
-}
-
-func (t *prism) clusters(ctx context.Context) ([]named, error) {
-	rows, err := list[clusterRow](ctx, t.c, apiClusters, "")
-	var out []named
-	for _, r := range rows {
-		if !slices.Contains(r.Config.Functions, "PRISM_CENTRAL") {
-			out = append(out, named{r.ID, r.Name, "AOS " + r.Config.Build.Version})
-		}
-	}
-	return out, err
 }
 
 // pick finds one by name or identifier. Without one wanted, the only one there is.
@@ -138,43 +131,31 @@ func listed(all []named) string {
 	return strings.Join(s, ", ")
 }
 
-// or is the first of a and b that is set.
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
 // locate finds where the parts of an order go.
-func (t *prism) locate(ctx context.Context, o *target.Order) (*place, error) {
+func (t *prism) locate(ctx context.Context, a api, o *target.Order) (*place, error) {
 	f := o.Placement.Fields
-	clusters, err := t.clusters(ctx)
+	clusters, err := a.clusters(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &place{}
-	if p.cluster, err = pick("cluster", or(f[fieldCluster], t.cfg.cluster), fieldCluster, clusters); err != nil {
+	if p.cluster, err = pick("cluster", cmp.Or(f[fieldCluster], t.cfg.cluster), fieldCluster, clusters); err != nil {
 		return nil, err
 	}
-	if err := t.locateStorage(ctx, o, p); err != nil {
+	if err := t.locateStorage(ctx, a, o, p); err != nil {
 		return nil, err
 	}
-	if err := t.locateNICs(ctx, o, p); err != nil {
+	if err := locateNICs(ctx, a, o, p); err != nil {
 		return nil, err
 	}
-	if p.categories, err = t.locateCategories(ctx, f[fieldCategory]); err != nil {
+	if p.categories, err = locateCategories(ctx, a, f[fieldCategory]); err != nil {
 		return nil, err
 	}
-	if want := or(f[fieldProject], t.cfg.project); want != "" {
-		v, err := t.version(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if v == "v4.0" {
+	if want := cmp.Or(f[fieldProject], t.cfg.project); want != "" {
+		if !a.givesProject() {
 			return nil, permanent("this Prism Central gives a machine a project only after it is made", "leave project out, or upgrade to pc.7.3 or later")
 		}
-		all, err := t.projects(ctx)
+		all, err := t.c.projects(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -187,18 +168,10 @@ func (t *prism) locate(ctx context.Context, o *target.Order) (*place, error) {
 	return p, nil
 }
 
-func (t *prism) containers(ctx context.Context) ([]containerRow, error) {
-	rows, err := list[containerRow](ctx, t.c, apiContainers, "")
-	for i := range rows {
-		rows[i].ID = or(rows[i].ID, rows[i].OldID)
-	}
-	return rows, err
-}
-
-func (t *prism) locateStorage(ctx context.Context, o *target.Order, p *place) error {
+func (t *prism) locateStorage(ctx context.Context, a api, o *target.Order, p *place) error {
 	var all []named
 	for i := range o.Disks {
-		want := or(o.Placement.Fields[fieldContainer], t.cfg.container)
+		want := cmp.Or(o.Placement.Fields[fieldContainer], t.cfg.container)
 		if i < len(o.Placement.Storage) && o.Placement.Storage[i] != "" {
 			want = o.Placement.Storage[i]
 		}
@@ -206,8 +179,12 @@ func (t *prism) locateStorage(ctx context.Context, o *target.Order, p *place) er
 			p.containers = append(p.containers, "")
 			continue
 		}
+		if t.old {
+			p.containers = append(p.containers, want)
+			continue
+		}
 		if all == nil {
-			rows, err := t.containers(ctx)
+			rows, err := a.containers(ctx)
 			if err != nil {
 				return err
 			}
@@ -226,11 +203,11 @@ func (t *prism) locateStorage(ctx context.Context, o *target.Order, p *place) er
 	return nil
 }
 
-func (t *prism) locateNICs(ctx context.Context, o *target.Order, p *place) error {
+func locateNICs(ctx context.Context, a api, o *target.Order, p *place) error {
 	if len(o.Machine.NICs) == 0 {
 		return nil
 	}
-	rows, err := list[subnetRow](ctx, t.c, apiSubnets, "")
+	rows, err := a.subnets(ctx)
 	if err != nil {
 		return err
 	}
@@ -255,11 +232,11 @@ func (t *prism) locateNICs(ctx context.Context, o *target.Order, p *place) error
 		if o.Options[optMAC] != "new" {
 			np.mac = nic.MAC
 		}
-		var a target.Adapter
+		var ad target.Adapter
 		if i < len(o.Placement.Adapters) {
-			a = o.Placement.Adapters[i]
+			ad = o.Placement.Adapters[i]
 		}
-		if np.ip, err = address(a, nic.Addresses, byID[n.ID]); err != nil {
+		if np.ip, err = address(ad, nic.Addresses, byID[n.ID]); err != nil {
 			return fmt.Errorf("network adapter %d: %w", i, err)
 		}
 		p.nics = append(p.nics, np)
@@ -296,7 +273,7 @@ func address(a target.Adapter, had []string, n subnetRow) (string, error) {
 	return "", nil
 }
 
-func (t *prism) locateCategories(ctx context.Context, want string) ([]string, error) {
+func locateCategories(ctx context.Context, a api, want string) ([]string, error) {
 	var out []string
 	for part := range strings.SplitSeq(want, ",") {
 		if part = strings.TrimSpace(part); part == "" {
@@ -306,15 +283,14 @@ func (t *prism) locateCategories(ctx context.Context, want string) ([]string, er
 		if !ok {
 			return nil, permanent(fmt.Sprintf("the category %q is not KEY:VALUE", part), "")
 		}
-		rows, err := list[categoryRow](ctx, t.c, apiCategories, "key eq "+quoted(key)+" and value eq "+quoted(value))
+		id, err := a.category(ctx, key, value)
 		if err != nil {
 			return nil, err
 		}
-		i := slices.IndexFunc(rows, func(r categoryRow) bool { return r.Key == key && r.Value == value })
-		if i < 0 {
+		if id == "" {
 			return nil, permanent(fmt.Sprintf("there is no category %s:%s", key, value), "create it in Prism Central, or leave it out")
 		}
-		out = append(out, rows[i].ID)
+		out = append(out, id)
 	}
 	return out, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -37,6 +36,7 @@ var errClosed = errors.New("the session is closed")
 // session is one restore under way.
 type session struct {
 	t     *prism
+	api   api
 	order *target.Order
 	rec   target.Recorder
 	place *place
@@ -47,7 +47,7 @@ type session struct {
 	mu     sync.Mutex
 	res    map[string]target.Resource // by kind and name
 	landed []*target.Landed           // by disk
-	ups    []*upload                  // under way, by disk
+	ups    []target.Upload            // under way, by disk
 	vm     string                     // identifier of the machine, once it exists
 }
 
@@ -55,18 +55,25 @@ type session struct {
 // already. It creates nothing.
 func (t *prism) newSession(ctx context.Context, o *target.Order, rec target.Recorder, recorded []target.Resource) (*session, error) {
 	n := len(o.Disks)
-	s := &session{t: t, order: o, rec: rec, res: map[string]target.Resource{}, landed: make([]*target.Landed, n), ups: make([]*upload, n)}
+	a, err := t.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{t: t, api: a, order: o, rec: rec, res: map[string]target.Resource{}, landed: make([]*target.Landed, n), ups: make([]target.Upload, n)}
 	for _, r := range recorded {
 		s.res[r.Kind+"\x00"+r.Name] = r
 	}
-	var err error
 	if s.name, err = displayName(o.Machine.Name); err != nil {
 		return nil, err
 	}
-	if s.place, err = t.locate(ctx, o); err != nil {
+	if s.place, err = t.locate(ctx, a, o); err != nil {
 		return nil, err
 	}
-	if _, err := s.spec(make([]string, n)); err != nil { // to be told before the first byte
+	spec, err := s.spec(make([]string, n)) // to be told before the first byte
+	if err == nil && t.old {
+		_, err = v3Spec(spec)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := s.look(ctx); err != nil {
@@ -79,7 +86,7 @@ func (t *prism) newSession(ctx context.Context, o *target.Order, rec target.Reco
 		}
 		there := s.vm != ""
 		if !there && !r.Gone {
-			if there, err = t.imageThere(ctx, r.ID, r.Name); err != nil {
+			if there, err = a.imageThere(ctx, r.ID, r.Name); err != nil {
 				return nil, err
 			}
 		}
@@ -92,7 +99,11 @@ func (t *prism) newSession(ctx context.Context, o *target.Order, rec target.Reco
 }
 
 func (s *session) landing(id string, i int) *target.Landed {
-	return &target.Landed{Object: id, Bytes: s.order.Disks[i].FileSize, Verdict: "sha256 of the file"}
+	verdict := "sha256 of the file"
+	if s.t.old {
+		verdict = "sha256 of the file, read back"
+	}
+	return &target.Landed{Object: id, Bytes: s.order.Disks[i].FileSize, Verdict: verdict}
 }
 
 // look finds the job's machine and refuses a name that others have.
@@ -101,7 +112,7 @@ func (s *session) look(ctx context.Context) error {
 	if r.Data[dataTask] != "" && !r.Done {
 		return nil // it is being made: Finish waits for that
 	}
-	all, err := s.t.vmsNamed(ctx, s.name)
+	all, err := s.api.machinesNamed(ctx, s.name)
 	if err != nil {
 		return err
 	}
@@ -203,7 +214,7 @@ func (s *session) make(ctx context.Context, m made) (target.Resource, error) {
 			return r, err
 		}
 	}
-	id, err := s.t.c.wait(ctx, task)
+	id, err := s.api.wait(ctx, task)
 	if err == nil && id != "" {
 		return done(r, id)
 	}
@@ -246,7 +257,13 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 	if old != nil {
 		_ = old.Abort() // never fails
 	}
-	u, err := s.openUpload(ctx, i)
+	var u target.Upload
+	var err error
+	if s.t.old {
+		u, err = s.openFile(ctx, i)
+	} else {
+		u, err = s.openUpload(ctx, i)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -307,7 +324,7 @@ func (s *session) discard(ctx context.Context, i int, image string) error {
 	if s.resource(kindImage, name).Gone {
 		return nil
 	}
-	if err := s.t.deleteImage(ctx, image); err != nil {
+	if err := s.api.deleteImage(ctx, image); err != nil {
 		return err
 	}
 	return s.gone(ctx, kindImage, name)
@@ -325,12 +342,8 @@ func (s *session) createVM(ctx context.Context, landed []*target.Landed) (string
 	if err != nil {
 		return "", err
 	}
-	path, err := s.t.vms(ctx)
-	if err != nil {
-		return "", err
-	}
 	find := func() (string, error) {
-		all, err := s.t.vmsNamed(ctx, s.name)
+		all, err := s.api.machinesNamed(ctx, s.name)
 		for _, m := range all {
 			if m.Name == s.name && marked(m.About, s.order.Job) {
 				return m.ID, nil
@@ -340,10 +353,8 @@ func (s *session) createVM(ctx context.Context, landed []*target.Landed) (string
 	}
 	r, err := s.make(ctx, made{
 		kind: kindVM, name: s.name, find: find,
-		start: func(request string) (string, error) {
-			return s.t.c.start(ctx, call{method: http.MethodPost, path: path, body: spec, request: request})
-		},
-		remove: func(id string) error { return s.t.deleteVM(ctx, id) },
+		start:  func(request string) (string, error) { return s.api.createVM(ctx, request, spec) },
+		remove: func(id string) error { return s.api.deleteVM(ctx, id) },
 	})
 	if err != nil {
 		return "", err
@@ -362,9 +373,9 @@ func (t *prism) page(id string) string {
 
 // PowerOn starts the machine and waits until it runs.
 func (s *session) PowerOn(ctx context.Context, v *target.VM) error {
-	if err := s.t.powerOn(ctx, v.ID); err != nil {
+	if err := s.api.powerOn(ctx, v.ID); err != nil {
 		// Somebody else may have started it meanwhile.
-		if m, _, gerr := s.t.vm(ctx, v.ID); gerr == nil && m != nil && m.Power == "ON" {
+		if m, gerr := s.api.machine(ctx, v.ID); gerr == nil && m != nil && m.Power == "ON" {
 			return nil
 		}
 		return fmt.Errorf("cannot power %q on: %w", v.Name, translate(err))

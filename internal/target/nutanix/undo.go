@@ -12,15 +12,18 @@ func (t *prism) Undo(ctx context.Context, r target.Resource) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var err error
+	a, err := t.api(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot undo %s %q: %w", r.Kind, r.Name, translate(err))
+	}
 	switch r.Kind {
 	case kindParts: // a record of parts of an object, which has its own
 	case kindObject:
 		err = t.undoObject(ctx, r)
 	case kindImage:
-		err = t.undoImage(ctx, r)
+		err = undoImage(ctx, a, r)
 	case kindVM:
-		err = t.undoVM(ctx, r)
+		err = undoVM(ctx, a, r)
 	default:
 		err = permanent(fmt.Sprintf("a resource of kind %q is not of this platform", r.Kind), "")
 	}
@@ -42,38 +45,38 @@ func (t *prism) undoObject(ctx context.Context, r target.Resource) error {
 	return t.c.deleteObject(ctx, r.Name)
 }
 
-func (t *prism) undoImage(ctx context.Context, r target.Resource) error {
+func undoImage(ctx context.Context, a api, r target.Resource) error {
 	if !bearsJob(r.Name, r.Job) {
 		return nil
 	}
-	if err := t.settle(ctx, r); err != nil {
+	if err := settle(ctx, a, r); err != nil {
 		return err
 	}
-	i, err := t.imageNamed(ctx, r.Name)
+	i, err := a.imageNamed(ctx, r.Name)
 	if err != nil || i == nil {
 		return err
 	}
-	return t.deleteImage(ctx, i.ID)
+	return a.deleteImage(ctx, i.ID)
 }
 
-func (t *prism) undoVM(ctx context.Context, r target.Resource) error {
-	if err := t.settle(ctx, r); err != nil {
+func undoVM(ctx context.Context, a api, r target.Resource) error {
+	if err := settle(ctx, a, r); err != nil {
 		return err
 	}
 	if r.ID != "" {
-		m, _, err := t.vm(ctx, r.ID)
+		m, err := a.machine(ctx, r.ID)
 		if err != nil || m == nil || !marked(m.About, r.Job) {
 			return err
 		}
-		return t.deleteVM(ctx, m.ID)
+		return a.deleteVM(ctx, m.ID)
 	}
-	all, err := t.vmsNamed(ctx, r.Name)
+	all, err := a.machinesNamed(ctx, r.Name)
 	if err != nil {
 		return err
 	}
 	for _, m := range all {
 		if m.Name == r.Name && marked(m.About, r.Job) {
-			if err := t.deleteVM(ctx, m.ID); err != nil {
+			if err := a.deleteVM(ctx, m.ID); err != nil {
 				return err
 			}
 		}
@@ -83,12 +86,12 @@ func (t *prism) undoVM(ctx context.Context, r target.Resource) error {
 
 // settle waits for the task that makes a resource, so that nothing appears after
 // it was undone. How the task ends does not matter.
-func (t *prism) settle(ctx context.Context, r target.Resource) error {
+func settle(ctx context.Context, a api, r target.Resource) error {
 	task := r.Data[dataTask]
 	if task == "" || r.Done {
 		return nil
 	}
-	_, err := t.c.wait(ctx, task)
+	_, err := a.wait(ctx, task)
 	if _, ended := errorAs[*taskError](err); ended || isGone(err) {
 		return nil
 	}

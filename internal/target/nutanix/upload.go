@@ -398,16 +398,20 @@ func (u *upload) complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	r, err := s.make(ctx, made{
 		kind: kindImage, name: u.key, data: map[string]string{dataBytes: strconv.FormatInt(u.size, 10)},
 		find: func() (string, error) {
-			i, err := s.t.imageNamed(ctx, u.key)
+			i, err := s.api.imageNamed(ctx, u.key)
 			if err != nil || i == nil {
 				return "", err
 			}
 			return i.ID, nil
 		},
 		start: func(request string) (string, error) {
-			return s.t.createImage(ctx, request, u.key, mark(s.order.Job), hex.EncodeToString(sum.SHA256), s.place.cluster.ID)
+			v, ok := s.api.(*v4)
+			if !ok {
+				return "", errNoV4
+			}
+			return v.createImage(ctx, request, u.key, mark(s.order.Job), hex.EncodeToString(sum.SHA256), s.place.cluster.ID)
 		},
-		remove: func(id string) error { return s.t.deleteImage(ctx, id) },
+		remove: func(id string) error { return s.api.deleteImage(ctx, id) },
 	})
 	if err != nil {
 		var t *taskError

@@ -51,21 +51,34 @@ func (v *validation) run(ctx context.Context) {
 	if !v.reach(ctx) {
 		return
 	}
-	r, err := t.c.do(ctx, call{method: http.MethodGet, path: apiClusters})
+	q := call{method: http.MethodGet, path: apiClusters}
+	if t.old {
+		q = call{method: http.MethodPost, path: apiV3Base + "clusters/list", body: v3Query{Kind: "cluster", Length: 1}}
+	}
+	r, err := t.c.do(ctx, q)
+	if isGone(err) && !t.old {
+		err = errNoV4
+	}
 	if !v.add("sign-in", "as "+t.cfg.user, err) {
 		return
 	}
 	v.clock(r.header.Get("Date"))
-	version, err := t.version(ctx)
-	if !v.add("version", "API "+version, err) {
+	a, err := t.api(ctx)
+	detail := "API v3"
+	if v4, ok := a.(*v4); ok {
+		detail = "API " + v4.version
+	}
+	if !v.add("version", detail, err) {
 		return
 	}
-	v.places(ctx)
-	path, err := t.vms(ctx)
-	if err == nil {
-		_, err = t.c.do(ctx, call{method: http.MethodGet, path: path})
-	}
+	v.places(ctx, a)
+	_, err = a.machinesNamed(ctx, "ascend-validate")
 	v.add("machines", "the user sees machines", err)
+	if t.old {
+		_, err = a.imageNamed(ctx, "ascend-validate")
+		v.add("uploads", "the image service answers to this user", err)
+		return
+	}
 	_, err = t.c.objectSize(ctx, "ascend-validate")
 	v.add("uploads", "Objects Lite answers to this user", err)
 }
@@ -122,9 +135,9 @@ func (v *validation) clock(date string) {
 }
 
 // places checks that what the settings name is there.
-func (v *validation) places(ctx context.Context) {
+func (v *validation) places(ctx context.Context, a api) {
 	t := v.t
-	clusters, err := t.clusters(ctx)
+	clusters, err := a.clusters(ctx)
 	if err == nil && len(clusters) == 0 {
 		err = permanent("no AHV cluster is registered, or the user sees none", "register a cluster, or give the user's role a wider scope")
 	}
@@ -135,8 +148,8 @@ func (v *validation) places(ctx context.Context) {
 		detail = home.Name
 	}
 	v.add("cluster", detail, err)
-	rows, err := t.containers(ctx)
-	if err == nil && t.cfg.container != "" {
+	rows, err := a.containers(ctx)
+	if err == nil && t.cfg.container != "" && !t.old {
 		var all []named
 		for _, r := range rows {
 			if home.ID == "" || r.Cluster == home.ID {
@@ -147,8 +160,12 @@ func (v *validation) places(ctx context.Context) {
 			err = permanent(fmt.Sprintf("there is no storage container %q", t.cfg.container), "there are: "+listed(all))
 		}
 	}
-	v.add("storage", fmt.Sprintf("%d storage containers", len(rows)), err)
-	subnets, err := list[subnetRow](ctx, t.c, apiSubnets, "")
+	detail = fmt.Sprintf("%d storage containers", len(rows))
+	if t.old {
+		detail = "v3 does not list storage containers"
+	}
+	v.add("storage", detail, err)
+	subnets, err := a.subnets(ctx)
 	if err == nil && len(subnets) == 0 {
 		err = permanent("there are no subnets, or the user sees none", "create one, or give the user's role a wider scope")
 	}

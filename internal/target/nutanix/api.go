@@ -58,7 +58,7 @@ func (t *prism) api(ctx context.Context) (api, error) {
 	t.mu.Unlock()
 	if v == "" {
 		var err error
-		if v, err = t.c.version(ctx); err != nil {
+		if v, err = t.c.version(ctx, false); err != nil {
 			return nil, err
 		}
 		t.mu.Lock()
@@ -74,14 +74,17 @@ var errNoV4 = &problem{
 	hint: "v4 came with pc.2024.3: set api=v3, or upgrade; check also that url is Prism Central's and not a cluster's (Prism Element)", kind: target.ErrPermanent,
 }
 
-// version finds the newest vmm API that both ends know.
-func (c *client) version(ctx context.Context) (string, error) {
+// version finds the newest vmm API that both ends know; once asks without trying
+// again.
+func (c *client) version(ctx context.Context, once bool) (string, error) {
 	for _, v := range []string{"v4.1", "v4.0"} {
-		_, err := c.do(ctx, call{method: http.MethodGet, path: "/api/vmm/" + v + "/content/images", query: url.Values{"$limit": {"1"}}})
-		if isGone(err) {
-			continue
+		_, err := c.do(ctx, call{method: http.MethodGet, path: "/api/vmm/" + v + "/content/images", query: url.Values{"$limit": {"1"}}, once: once})
+		if err == nil {
+			return v, nil
 		}
-		return v, err
+		if !isGone(err) {
+			return "", err
+		}
 	}
 	return "", errNoV4
 }

@@ -78,7 +78,7 @@ func connect(ctx context.Context, s target.Settings) (*prism, error) {
 	if cfg.api == apiAuto {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		v, err := t.c.version(ctx)
+		v, err := t.c.version(ctx, true)
 		t.vmm, t.old = v, errors.Is(err, errNoV4) && t.c.hasV3(ctx)
 	}
 	return t, nil

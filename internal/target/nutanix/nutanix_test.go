@@ -32,7 +32,7 @@ func order(t testing.TB, p *peer, tgt *prism, job string, disks ...int) (*target
 		Guest: vm.GuestOS{Family: vm.Linux, Distribution: "debian", Version: "12", Arch: vm.AMD64},
 		NICs:  []vm.NIC{{MAC: "50:6b:8d:00:00:01", Model: vm.VirtioNet, Addresses: []string{"fe80::1", "10.10.3.4/16"}}},
 	}}
-	d := tgt.Capabilities().Deliveries[1] // raw: the file is the disk
+	d := slices.MaxFunc(tgt.Capabilities().Deliveries, func(a, b target.Delivery) int { return strings.Compare(a.Format.Name, b.Format.Name) }) // raw, if offered: the file is the disk
 	var files [][]byte
 	for i, kib := range disks {
 		raw := bytes.Repeat(fmt.Appendf(nil, "%-16s", fmt.Sprintf("%s %d", job, i)), kib*64)

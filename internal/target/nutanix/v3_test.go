@@ -1,6 +1,8 @@
 package nutanix
 
 import (
+	"net/http"
+	"strings"
 	"testing"
 
 	"ascend/internal/target"
@@ -16,7 +18,7 @@ func newOldPeer(t testing.TB) targettest.Peer {
 }
 
 func isFile(q prismsim.Request) bool {
-	return q.Method == "PUT" && len(q.Path) > 40 && q.Path[len(q.Path)-5:] == "/file"
+	return q.Method == http.MethodPut && strings.HasSuffix(q.Path, "/file")
 }
 
 func (p oldPeer) Break(t testing.TB) map[string]target.Target {
@@ -35,7 +37,7 @@ func (p oldPeer) Faults() []targettest.Fault {
 	}
 }
 
-func isTaskV3(path string) bool { return len(path) > 22 && path[:22] == "/api/nutanix/v3/tasks/" }
+func isTaskV3(path string) bool { return strings.HasPrefix(path, apiV3Base+"tasks/") }
 
 func TestConformanceV3(t *testing.T) {
 	d := (&prism{cfg: &config{part: part}, old: true}).deliveries()[0]

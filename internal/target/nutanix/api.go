@@ -223,6 +223,10 @@ type vmInfo struct {
 	Name  string `json:"name"`
 	About string `json:"description"`
 	Power string `json:"powerState"`
+	Disks []struct {
+		ID string `json:"extId"`
+	} `json:"disks"`
+	pending bool // v3: not made yet
 }
 
 func (v *v4) machinesNamed(ctx context.Context, name string) ([]vmInfo, error) {

@@ -109,9 +109,6 @@ func (s *session) landing(id string, i int) *target.Landed {
 // look finds the job's machine and refuses a name that others have.
 func (s *session) look(ctx context.Context) error {
 	r := s.resource(kindVM, s.name)
-	if r.Data[dataTask] != "" && !r.Done {
-		return nil // it is being made: Finish waits for that
-	}
 	all, err := s.api.machinesNamed(ctx, s.name)
 	if err != nil {
 		return err
@@ -123,7 +120,9 @@ func (s *session) look(ctx context.Context) error {
 		if !marked(m.About, s.order.Job) {
 			return &problem{msg: fmt.Sprintf("a machine named %q already exists", s.name), hint: "restore under another name", kind: target.ErrExists}
 		}
-		s.vm = m.ID
+		if r.Done && !r.Gone { // else it may be half made: Finish sees to that
+			s.vm = m.ID
+		}
 	}
 	return nil
 }
@@ -161,9 +160,13 @@ type made struct {
 	kind, name string
 	data       map[string]string // recorded with it
 	find       func() (id string, err error)
+	ready      func(id string) error // nil when what was found is made whole
 	start      func(request string) (task string, err error)
 	remove     func(id string) error
 }
+
+// errHalf is what is found half made, by a task that is not known.
+var errHalf = &problem{msg: "what an earlier attempt began is still being made", hint: "try again in a moment; if that does not help, undo the job and begin again"}
 
 // make makes an image or a machine once. The intent is recorded with the request
 // identifier that makes the call idempotent, then the task, then the result. What
@@ -187,14 +190,18 @@ func (s *session) make(ctx context.Context, m made) (target.Resource, error) {
 			return r, err
 		}
 		task = ""
-	} else if r.Done || task == "" {
+	}
+	if r.Done || task == "" {
 		id, err := m.find()
 		switch {
 		case err != nil:
 			return r, err
-		case id != "" && r.ID == id:
+		case r.Done && r.ID == id:
 			return r, nil
-		case id != "":
+		case id != "": // its task is not known
+			if err := m.ready(id); err != nil {
+				return r, err
+			}
 			return done(r, id)
 		case r.Done: // somebody removed it
 			if r, err = intent(); err != nil {
@@ -225,6 +232,9 @@ func (s *session) make(ctx context.Context, m made) (target.Resource, error) {
 	// It failed, or Prism Central has forgotten the task: what is there tells.
 	left, ferr := m.find()
 	if ferr == nil && left != "" && failed == nil {
+		if err := m.ready(left); err != nil {
+			return r, err
+		}
 		return done(r, left)
 	}
 	if ferr == nil && left != "" {
@@ -295,11 +305,6 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 		if id, err = s.createVM(ctx, landed); err != nil {
 			return fail(err)
 		}
-	} else if r := s.resource(kindVM, s.name); !r.Done {
-		r.Kind, r.Name, r.ID, r.Done = kindVM, s.name, id, true
-		if err := s.record(ctx, r); err != nil {
-			return fail(err)
-		}
 	}
 	for i, l := range landed {
 		if err := s.discard(ctx, i, l.Object); err != nil {
@@ -353,6 +358,13 @@ func (s *session) createVM(ctx context.Context, landed []*target.Landed) (string
 	}
 	r, err := s.make(ctx, made{
 		kind: kindVM, name: s.name, find: find,
+		ready: func(id string) error {
+			m, err := s.api.machine(ctx, id)
+			if err == nil && (m == nil || m.pending || len(m.Disks) < len(images)) {
+				err = errHalf
+			}
+			return err
+		},
 		start:  func(request string) (string, error) { return s.api.createVM(ctx, request, spec) },
 		remove: func(id string) error { return s.api.deleteVM(ctx, id) },
 	})

@@ -404,6 +404,13 @@ func (u *upload) complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 			}
 			return i.ID, nil
 		},
+		ready: func(string) error {
+			i, err := s.api.imageNamed(ctx, u.key)
+			if err == nil && (i == nil || i.Size <= 0) {
+				err = errHalf
+			}
+			return err
+		},
 		start: func(request string) (string, error) {
 			v, ok := s.api.(*v4)
 			if !ok {

@@ -239,9 +239,18 @@ func (v *v3) deleteVM(ctx context.Context, id string) error { return v.remove(ct
 func v3Machine(e *v3Entity) vmInfo {
 	var res struct {
 		Power string `json:"power_state"`
+		Disks []struct {
+			UUID string `json:"uuid"`
+		} `json:"disk_list"`
 	}
-	_ = json.Unmarshal(e.Status.Resources, &res) // a machine without one is off
-	return vmInfo{ID: e.UUID, Name: e.Status.Name, About: e.Status.About, Power: res.Power}
+	_ = json.Unmarshal(e.Status.Resources, &res) // a machine without them is off and has no disks
+	m := vmInfo{ID: e.UUID, Name: e.Status.Name, About: e.Status.About, Power: res.Power, pending: e.Status.State != "COMPLETE"}
+	for _, d := range res.Disks {
+		m.Disks = append(m.Disks, struct {
+			ID string `json:"extId"`
+		}{d.UUID})
+	}
+	return m
 }
 
 func (v *v3) machines(ctx context.Context) ([]vmInfo, error) {

@@ -159,7 +159,13 @@ func (i *image) v3() obj {
 }
 
 func (m *Machine) v3() obj {
-	res := obj{"power_state": m.Power, "num_sockets": m.Sockets, "num_vcpus_per_socket": m.Cores, "memory_size_mib": m.Memory >> 20}
+	var disks []obj
+	for n, d := range m.Disks {
+		disks = append(disks, obj{
+			"uuid": fmt.Sprintf("d15c%04x%s", n, m.ID[8:]), "device_properties": obj{"device_type": "DISK", "disk_address": obj{"adapter_type": d.Bus, "device_index": d.Index}},
+		})
+	}
+	res := obj{"disk_list": disks, "power_state": m.Power, "num_sockets": m.Sockets, "num_vcpus_per_socket": m.Cores, "memory_size_mib": m.Memory >> 20}
 	ref := obj{"kind": "cluster", "uuid": m.Cluster}
 	return obj{
 		"api_version": "3.1", "metadata": obj{"kind": "vm", "uuid": m.ID, "spec_version": m.version},

@@ -411,9 +411,13 @@ type address struct {
 func (m *Machine) etag() string { return fmt.Sprintf("YXBwbGljYXRpb24vanNvbg==:%d", m.version) }
 
 func (m *Machine) json() obj {
+	var disks []obj
+	for n, d := range m.Disks {
+		disks = append(disks, obj{"extId": fmt.Sprintf("d15c%04x%s", n, m.ID[8:]), "diskAddress": obj{"busType": d.Bus, "index": d.Index}})
+	}
 	return obj{
 		"$objectType": "vmm.v4.ahv.config.Vm", "extId": m.ID, "name": m.Name, "description": m.Description, "powerState": m.Power,
-		"numSockets": m.Sockets, "numCoresPerSocket": m.Cores, "memorySizeBytes": m.Memory, "cluster": obj{"extId": m.Cluster},
+		"numSockets": m.Sockets, "numCoresPerSocket": m.Cores, "memorySizeBytes": m.Memory, "cluster": obj{"extId": m.Cluster}, "disks": disks,
 	}
 }
 

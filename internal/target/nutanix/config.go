@@ -43,7 +43,7 @@ func Kind() target.Kind {
 			choice("insecure", "accept any certificate, and addresses without TLS: whoever is on the network path can read the disks", "false", "false", "true"),
 			choice("api", "which of Prism Central's APIs is used; auto asks Prism Central, and takes v4 when it does not answer", apiAuto, apiAuto, apiV4, apiV3),
 			field("cluster", "cluster that is used when a restore names none", false),
-			field("storage_container", "storage container of disks that name none, instead of the cluster's choice", false),
+			field("storage_container", "storage container of disks that name none", false),
 			field("project", "project of what is restored (v4.1 or later, or v3)", false),
 		},
 		Open: func(ctx context.Context, s target.Settings) (target.Target, error) { return connect(ctx, s) },

@@ -30,15 +30,23 @@ func (t *prism) inventory(ctx context.Context) (*target.Inventory, error) {
 		return nil, err
 	}
 	names := map[string]string{}
+	home := "" // of the settings: what other clusters have is then left out
 	for _, c := range clusters {
 		names[c.ID] = c.Name
+		if t.cfg.cluster == c.Name || t.cfg.cluster == c.ID {
+			home = c.ID
+		}
 		inv.Places[fieldCluster] = append(inv.Places[fieldCluster], target.Place{Name: c.Name, Note: c.note})
 	}
 	containers, err := a.containers(ctx)
 	if err != nil {
 		return nil, err
 	}
+	elsewhere := func(cluster string) bool { return home != "" && cluster != "" && cluster != home }
 	for _, c := range containers {
+		if elsewhere(c.Cluster) {
+			continue
+		}
 		inv.Places[fieldContainer] = append(inv.Places[fieldContainer], target.Place{Name: c.Name, Note: "of cluster " + cmp.Or(names[c.Cluster], c.Cluster)})
 	}
 	subnets, err := a.subnets(ctx)
@@ -46,6 +54,9 @@ func (t *prism) inventory(ctx context.Context) (*target.Inventory, error) {
 		return nil, err
 	}
 	for _, n := range subnets {
+		if elsewhere(n.Cluster) {
+			continue
+		}
 		note := fmt.Sprintf("VLAN %d", n.VLAN)
 		if n.Kind != "VLAN" {
 			note = "overlay"

@@ -122,7 +122,7 @@ func (t *prism) Capabilities() target.Capabilities {
 	c.Deliveries = t.deliveries()
 	c.Fields = []target.Field{
 		{Name: fieldCluster, Help: "cluster, by name or identifier; needed where there are several", Default: t.cfg.cluster},
-		{Name: fieldContainer, Help: "storage container of disks that name none; without one the cluster chooses", Default: t.cfg.container},
+		{Name: fieldContainer, Help: "storage container of disks that name none; needed where there are several", Default: t.cfg.container},
 		{Name: fieldCategory, Help: "categories that exist, KEY:VALUE, comma-separated"},
 		{Name: fieldProject, Help: "project, by name or identifier", Default: t.cfg.project},
 	}

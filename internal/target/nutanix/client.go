@@ -271,7 +271,7 @@ func list[T any](ctx context.Context, c *client, path, filter string) ([]T, erro
 			return nil, fmt.Errorf("cannot read the answer of %s: %w", path, err)
 		}
 		all = append(all, v.Data...)
-		if len(v.Data) == 0 || len(all) >= v.Meta.Total {
+		if len(v.Data) == 0 || v.Meta.Total > 0 && len(all) >= v.Meta.Total || v.Meta.Total == 0 && len(v.Data) < size {
 			return all, nil
 		}
 	}

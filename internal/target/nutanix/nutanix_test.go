@@ -374,6 +374,42 @@ func TestPasswordChanged(t *testing.T) {
 	}
 }
 
+// TestPages lists more machines than a page has.
+func TestPages(t *testing.T) {
+	for _, version := range []string{"v4.1", "v3"} {
+		p := startPeer(t, prismsim.Options{Version: version}, nil)
+		for i := range 1100 {
+			p.AddMachine(fmt.Sprint("m", i))
+		}
+		inv, err := p.open(t).Inventory(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(inv.Taken)
+		if n := len(slices.Compact(inv.Taken)); n != 1100 || len(inv.Networks) != 2 || len(inv.Places[fieldCluster]) != 2 {
+			t.Errorf("%s: %d machines, %v", version, n, inv.Networks)
+		}
+	}
+}
+
+// TestMarkLost: a machine whose description lost the mark is nobody's.
+func TestMarkLost(t *testing.T) {
+	p := startPeer(t, prismsim.Options{}, nil)
+	tgt := p.open(t)
+	o, files := order(t, p, tgt, "mark", 10)
+	rec := new(targettest.MemRecorder)
+	if _, err := restoreAll(t, tgt, o, files, rec); err != nil {
+		t.Fatal(err)
+	}
+	p.Describe("web mark", "mine now")
+	if err := targettest.UndoAll(t.Context(), tgt, rec); !target.IsPermanent(err) || !strings.Contains(err.Error(), "by hand") {
+		t.Errorf("%v", err)
+	}
+	if len(p.Machines()) != 1 {
+		t.Error("it is deleted")
+	}
+}
+
 // TestNoSecrets asks with a password that is wrong and looks for it in what is
 // said and recorded.
 func TestNoSecrets(t *testing.T) {

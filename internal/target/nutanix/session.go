@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -213,6 +214,10 @@ func (s *session) make(ctx context.Context, m made) (target.Resource, error) {
 	if task == "" {
 		var err error
 		if task, err = m.start(r.Data[dataRequest]); err != nil {
+			if statusOf(err) == http.StatusConflict { // the identifier was used for another request
+				_, rerr := intent()
+				err = errors.Join(err, rerr)
+			}
 			return r, err
 		}
 		r.Data = maps.Clone(r.Data)

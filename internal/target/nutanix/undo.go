@@ -65,8 +65,11 @@ func undoVM(ctx context.Context, a api, r target.Resource) error {
 	}
 	if r.ID != "" {
 		m, err := a.machine(ctx, r.ID)
-		if err != nil || m == nil || !marked(m.About, r.Job) {
+		if err != nil || m == nil {
 			return err
+		}
+		if !marked(m.About, r.Job) {
+			return permanent("its description no longer has the line "+mark(r.Job), "put the line back, or delete the machine by hand")
 		}
 		return a.deleteVM(ctx, m.ID)
 	}

@@ -89,7 +89,7 @@ func v3List(ctx context.Context, c *client, kind, path, filter string) ([]v3Enti
 			e.fill()
 			out = append(out, e)
 		}
-		if len(v.Entities) == 0 || len(out) >= v.Metadata.Total {
+		if len(v.Entities) == 0 || v.Metadata.Total > 0 && len(out) >= v.Metadata.Total {
 			return out, nil
 		}
 	}

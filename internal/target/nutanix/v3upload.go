@@ -210,8 +210,14 @@ func (u *fileUpload) complete(ctx context.Context, sum target.Sum) (*target.Land
 		return nil, permanent("the SHA-256 of the file was not computed", "")
 	}
 	_ = u.w.Close() // never fails
+	clock := time.NewTimer(u.s.t.cfg.idle)
+	defer clock.Stop()
 	select {
 	case <-u.done:
+	case <-clock.C:
+		err := fmt.Errorf("no answer for %s after the last byte", u.s.t.cfg.idle)
+		u.fail(err)
+		return nil, err
 	case <-ctx.Done():
 		u.fail(ctx.Err())
 		return nil, ctx.Err()
@@ -248,6 +254,10 @@ func (u *fileUpload) readBack(ctx context.Context) (sum []byte, n int64, err err
 	at := *c.cfg.base
 	at.Path = apiV3Base + "images/" + u.id + "/file"
 	err = c.again(ctx, false, func() error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		clock := time.AfterFunc(c.cfg.stall, func() { cancel(fmt.Errorf("nothing came for %s", c.cfg.stall)) })
+		defer clock.Stop()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), http.NoBody)
 		if err != nil {
 			return err
@@ -263,8 +273,8 @@ func (u *fileUpload) readBack(ctx context.Context) (sum []byte, n int64, err err
 			return refusal(call{method: http.MethodGet, path: at.Path}, res.StatusCode, b)
 		}
 		h := sha256.New()
-		if n, err = io.Copy(h, res.Body); err != nil {
-			return err
+		if n, err = io.Copy(h, &ticking{res.Body, func() { clock.Reset(c.cfg.stall) }}); err != nil {
+			return cmp.Or(context.Cause(ctx), err)
 		}
 		sum = h.Sum(nil)
 		return nil

@@ -182,6 +182,18 @@ func (s *Sim) AddMachine(name string) {
 	s.vms[id] = &Machine{ID: id, Name: name, Cluster: uuid(1, 1), Power: "OFF", BootDisk: -1, version: 1}
 }
 
+// Describe changes the description of the machines of a name.
+func (s *Sim) Describe(name, description string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.vms {
+		if m.Name == name {
+			m.Description = description
+			m.version++
+		}
+	}
+}
+
 // Touch changes every machine n times, each before a write of it is looked at,
 // so that the ETag that the writer has is stale.
 func (s *Sim) Touch(n int) {

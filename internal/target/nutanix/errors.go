@@ -114,17 +114,20 @@ func translate(err error) error {
 	case errors.As(err, &dns):
 		return &problem{msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), hint: "check url and the name servers"}
 	case errors.As(err, &api):
-		return api.explain()
+		p := api.explain()
+		p.msg, p.cause = err.Error(), err // with what it is joined or wrapped with
+		return p
 	case errors.As(err, &task):
-		return &problem{msg: task.Error(), hint: "look at the task " + task.id + " in Prism Central; what was made for it is removed by undo", cause: task}
+		return &problem{msg: err.Error(), hint: "look at the task " + task.id + " in Prism Central; what was made for it is removed by undo", cause: err}
 	case errors.As(err, &u):
 		return fmt.Errorf("no answer from Prism Central: %w", u.Err)
 	}
 	return err
 }
 
-func (e *apiError) explain() error {
-	p := &problem{msg: e.Error(), cause: e}
+// explain says what to do about an answer.
+func (e *apiError) explain() *problem {
+	p := &problem{}
 	switch e.status {
 	case http.StatusUnauthorized:
 		p.kind, p.hint = target.ErrPermanent, "check user and password; the user must be a local or directory user of Prism Central"

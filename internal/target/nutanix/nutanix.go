@@ -6,8 +6,8 @@
 // and the images are deleted. With v3, where there is no v4, a file is one request
 // to the image service, and is read back.
 //
-// An upload to Objects Lite continues after the process was killed:
-// the parts that landed are recorded, because Objects Lite does not list them.
+// An upload to Objects Lite continues after the process was killed: the parts that
+// landed are recorded, because Objects Lite does not list them.
 //
 // Everything made bears the job's id: objects and images in their names, machines
 // in their description. Undo removes what is recorded and bears the job's id, and

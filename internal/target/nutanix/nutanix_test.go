@@ -392,6 +392,17 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestNothingHidden: of several things that went wrong at once, each is said and found.
+func TestNothingHidden(t *testing.T) {
+	second := errors.New("the second")
+	for _, first := range []error{&apiError{what: "GET /", status: 401}, &taskError{id: "t", status: "FAILED"}} {
+		err := translate(fmt.Errorf("disk 3: %w", errors.Join(first, second)))
+		if !errors.Is(err, second) || !strings.Contains(err.Error(), "the second") || !strings.Contains(err.Error(), "disk 3") || !strings.Contains(err.Error(), "\nhint: ") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 // TestMarkLost: a machine whose description lost the mark is nobody's.
 func TestMarkLost(t *testing.T) {
 	p := startPeer(t, prismsim.Options{}, nil)

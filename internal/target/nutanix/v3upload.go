@@ -234,7 +234,7 @@ func (u *fileUpload) complete(ctx context.Context, sum target.Sum) (*target.Land
 		return nil, &problem{msg: fmt.Sprintf("the image service holds other bytes than were sent (%d of %d)", n, u.size), hint: "undo the job and restore again; no machine was made of it", kind: target.ErrDigest}
 	}
 	s := u.s
-	r := target.Resource{Kind: kindImage, Name: u.name, ID: u.id, Done: true, Data: map[string]string{dataBytes: strconv.FormatInt(u.size, 10), dataRequest: newRequest()}}
+	r := target.Resource{Kind: kindImage, Name: u.name, ID: u.id, Done: true, Data: map[string]string{dataBytes: strconv.FormatInt(u.size, 10)}}
 	if err := s.record(ctx, r); err != nil {
 		return nil, err
 	}

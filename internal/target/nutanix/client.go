@@ -155,8 +155,7 @@ func (c *client) send(ctx context.Context, q call, body []byte) (*reply, error) 
 	defer cancel()
 	u := *c.cfg.base
 	u.Path = q.path
-	// Prism does not read a plus as a space.
-	u.RawQuery = strings.ReplaceAll(q.query.Encode(), "+", "%20")
+	u.RawQuery = q.query.Encode()
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, permanent("an identifier cannot be part of an address", "check the names that are set")

@@ -19,8 +19,12 @@ import (
 // obj is a JSON object to be answered.
 type obj map[string]any
 
+// reserved is the version that every object of v4 bears; Nutanix' client keeps
+// the ETag beside it.
+var reserved = obj{"$fv": "v4.r1"}
+
 func v4Data(status int, data any, header map[string]string) answer {
-	return v4Body(status, obj{"data": data}, header)
+	return v4Body(status, obj{"$reserved": reserved, "data": data}, header)
 }
 
 func v4Body(status int, body obj, header map[string]string) answer {
@@ -186,7 +190,7 @@ func (s *Sim) v4List(r *http.Request, ns, what string) answer {
 	}
 	total := len(rows)
 	rows = rows[min(page*limit, total):min((page+1)*limit, total)]
-	out := obj{"metadata": obj{"totalAvailableResults": total}}
+	out := obj{"$reserved": reserved, "metadata": obj{"totalAvailableResults": total}}
 	if len(rows) > 0 { // an empty list has no data
 		out["data"] = rows
 	}
@@ -276,7 +280,7 @@ func invalid(format string, args ...any) answer {
 
 func (i *image) json() obj {
 	return obj{
-		"$objectType": "vmm.v4.content.Image", "extId": i.ID, "name": i.Name, "description": i.Description, "type": "DISK_IMAGE", "sizeBytes": i.Size,
+		"$objectType": "vmm.v4.content.Image", "$reserved": reserved, "extId": i.ID, "name": i.Name, "description": i.Description, "type": "DISK_IMAGE", "sizeBytes": i.Size,
 		"checksum": obj{"$objectType": "vmm.v4.content.ImageSha256Checksum", "hexDigest": i.SHA256},
 	}
 }
@@ -416,7 +420,7 @@ func (m *Machine) json() obj {
 		disks = append(disks, obj{"extId": fmt.Sprintf("d15c%04x%s", n, m.ID[8:]), "diskAddress": obj{"busType": d.Bus, "index": d.Index}})
 	}
 	return obj{
-		"$objectType": "vmm.v4.ahv.config.Vm", "extId": m.ID, "name": m.Name, "description": m.Description, "powerState": m.Power,
+		"$objectType": "vmm.v4.ahv.config.Vm", "$reserved": reserved, "extId": m.ID, "name": m.Name, "description": m.Description, "powerState": m.Power,
 		"numSockets": m.Sockets, "numCoresPerSocket": m.Cores, "memorySizeBytes": m.Memory, "cluster": obj{"extId": m.Cluster}, "disks": disks,
 	}
 }

@@ -6,7 +6,7 @@
 //     JSON sidecars and chain.json, full and incremental;
 //   - OVA archives and OVF folders (package.go), whose disks are read in place;
 //   - images with CloudStack's own description of their machines beside them
-//     (cloudstack.go);
+//     (cloudstack.go), or Nutanix' (nutanix.go);
 //   - bare image files (image.go), each a backup of one disk, or of one machine
 //     together where a vm.json stands beside them.
 //
@@ -49,6 +49,8 @@ const (
 	LayoutImage   Layout = "image" // bare image files
 	// LayoutCloudStack is images beside answers of CloudStack's API.
 	LayoutCloudStack Layout = "cloudstack"
+	// LayoutNutanix is images beside answers of Prism Central's API.
+	LayoutNutanix Layout = "nutanix"
 )
 
 // Backup is one machine at one point in time.

@@ -61,26 +61,32 @@ type csExport struct {
 // export looks for descriptions of CloudStack in a folder that has images; nil
 // when there are none, or a vm.json says more.
 func (l *lister) export(f *folder) *csExport {
-	if slices.Contains(f.files, machineFile) || !slices.ContainsFunc(f.files, isImageName) {
-		return nil
-	}
-	e, looked := &csExport{}, 0
-	for _, n := range f.files {
-		if strings.ToLower(path.Ext(n)) != ".json" || slices.Contains(f.files, strings.TrimSuffix(n, path.Ext(n))) {
-			continue // no JSON, or the sidecar of an image
-		}
-		if looked++; looked > maxExportFiles {
-			break
-		}
-		b, _, err := l.text(f.join(n), maxMachine)
-		if err == nil {
-			e.read(n, b)
-		}
-	}
+	e := &csExport{}
+	l.descriptions(f, e.read)
 	if len(e.machines) == 0 || len(e.volumes) == 0 {
 		return nil
 	}
 	return e
+}
+
+// descriptions reads the JSON files of a folder that has images, but for sidecars
+// of images; none when a vm.json says more.
+func (l *lister) descriptions(f *folder, read func(name string, b []byte)) {
+	if slices.Contains(f.files, machineFile) || !slices.ContainsFunc(f.files, isImageName) {
+		return
+	}
+	looked := 0
+	for _, n := range f.files {
+		if strings.ToLower(path.Ext(n)) != ".json" || slices.Contains(f.files, strings.TrimSuffix(n, path.Ext(n))) {
+			continue
+		}
+		if looked++; looked > maxExportFiles {
+			break
+		}
+		if b, _, err := l.text(f.join(n), maxMachine); err == nil {
+			read(n, b)
+		}
+	}
 }
 
 // read takes the rows out of one file: {"count":…,"virtualmachine":[…]}, with or
@@ -203,21 +209,7 @@ func (l *lister) exportedMachine(f *folder, e *csExport, c csMachine, volumes []
 			b.fail("disk %d (%s): %s", d.Index, d.Name, d.Fault)
 		default:
 			used[n] = true
-			im := l.header(f.join(n))
-			d.Time = im.file.modified.UTC()
-			l.measure(&d, im)
-			if d.Chain > 1 {
-				d.Type, b.Type = Incremental, Incremental
-			}
-			if v.Size > 0 && d.Size > 0 && v.Size != d.Size {
-				b.note("listVolumes says that disk %d has %d bytes, the image has %d", d.Index, v.Size, d.Size)
-			}
-			if d.Fault != "" {
-				b.fail("disk %d: %s", d.Index, d.Fault)
-			}
-			for _, s := range im.notes {
-				b.note("%s", s)
-			}
+			l.exportedImage(&b, &d, f.join(n), v.Size)
 		}
 		if d.Time.After(b.Created) {
 			b.Created = d.Time
@@ -230,6 +222,26 @@ func (l *lister) exportedMachine(f *folder, e *csExport, c csMachine, volumes []
 		b.bare(nil)
 	}
 	return b
+}
+
+// exportedImage fills in what the image of a disk says; size is what the
+// description says of it, 0 when it does not.
+func (l *lister) exportedImage(b *Backup, d *Disk, name string, size int64) {
+	im := l.header(name)
+	d.Time = im.file.modified.UTC()
+	l.measure(d, im)
+	if d.Chain > 1 {
+		d.Type, b.Type = Incremental, Incremental
+	}
+	if size > 0 && d.Size > 0 && size != d.Size {
+		b.note("the description says that disk %d has %d bytes, the image has %d", d.Index, size, d.Size)
+	}
+	if d.Fault != "" {
+		b.fail("disk %d: %s", d.Index, d.Fault)
+	}
+	for _, s := range im.notes {
+		b.note("%s", s)
+	}
 }
 
 // disk is a volume as the guest had it. KVM's default controller is virtio; a

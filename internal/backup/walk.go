@@ -165,6 +165,7 @@ func (l *lister) classify(ctx context.Context, f *folder, left *int) (jobs []job
 		if e := l.export(f); e != nil {
 			jobs = append(jobs, l.exported(f, e, taken)...)
 		}
+		jobs = append(jobs, l.nutanix(f, taken)...)
 		jobs = append(jobs, l.images(f, taken)...)
 	}
 	return jobs, skip

@@ -244,6 +244,10 @@ type Delivery struct {
 	Clean bool `json:"clean,omitempty"`
 	// Resumable: an upload continues after the process was killed.
 	Resumable bool `json:"resumable,omitempty"`
+	// Lag is how many bytes of a resumable stream, counted back from where it was
+	// synced last, may have to be sent again after the process was killed: what was
+	// in a part that was not yet full. Parts of very large files may be larger.
+	Lag int64 `json:"lag,omitempty"`
 	// Patchable: the stream's first bytes may be overwritten at the end.
 	Patchable bool `json:"patchable,omitempty"`
 	// NeedSize: the exact length must be known before the first byte.

@@ -7,10 +7,11 @@ import (
 	"ascend/internal/target/azure"
 	"ascend/internal/target/cloudstack"
 	"ascend/internal/target/local"
+	"ascend/internal/target/nutanix"
 	"ascend/internal/target/vmware"
 )
 
 // Registry is all connectors, in alphabetical order.
 func Registry() *target.Registry {
-	return target.NewRegistry(aws.Kind(), azure.Kind(), cloudstack.Kind(), local.Kind(), vmware.Kind())
+	return target.NewRegistry(aws.Kind(), azure.Kind(), cloudstack.Kind(), local.Kind(), nutanix.Kind(), vmware.Kind())
 }

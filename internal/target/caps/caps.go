@@ -252,8 +252,8 @@ func nutanix() target.Capabilities {
 	return target.Capabilities{
 		Platform: vm.Nutanix,
 		Deliveries: []target.Delivery{
-			{Format: image.Format{Name: "qcow2", Compression: "zstd"}, Mode: target.Ordered, Clean: true, Align: 512, Path: "image"},
-			{Format: image.Format{Name: "raw"}, Mode: target.Ordered, NeedSize: true, Align: 512, Path: "image"},
+			{Format: image.Format{Name: "qcow2"}, Mode: target.Ordered, Clean: true, Resumable: true, NeedSize: true, Digests: []string{"sha256"}, Align: 512, Path: "objects"},
+			{Format: image.Format{Name: "raw"}, Mode: target.Ordered, Resumable: true, NeedSize: true, Digests: []string{"sha256"}, Align: 512, Path: "objects"},
 		},
 		Firmware: []vm.Firmware{vm.BIOS, vm.UEFI}, SecureBoot: true, TPM: true, Arch: slices.Clone(x86),
 		Controllers: []vm.Bus{vm.BusVirtioSCSI, vm.BusSATA, vm.BusIDE}, NICModels: []vm.NICModel{vm.VirtioNet, vm.E1000},

@@ -228,8 +228,8 @@ func (d *delivery) sendStream(ctx context.Context, up target.StreamUpload) error
 		return fmt.Errorf("offset %d of a file of %d bytes", off, len(d.file))
 	}
 	switch kept := d.kept; {
-	case kept > 0 && d.how().Resumable && off < kept:
-		return fmt.Errorf("%d bytes were synced before the crash, and a resumable stream goes on at %d", kept, off)
+	case kept > 0 && d.how().Resumable && off < kept-d.how().Lag:
+		return fmt.Errorf("%d bytes were synced before the crash, and a resumable stream with a lag of %d bytes goes on at %d", kept, d.how().Lag, off)
 	case kept > 0 && !d.how().Resumable && off != 0:
 		return fmt.Errorf("after a crash a stream that is not resumable goes on at %d", off)
 	}

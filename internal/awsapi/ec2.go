@@ -164,6 +164,9 @@ type InstanceInfo struct {
 	Platform  string `xml:"platform"`
 	PrivateIP string `xml:"privateIpAddress"`
 	Root      string `xml:"rootDeviceName"`
+	Lifecycle string `xml:"instanceLifecycle"` // "" for on-demand
+	Cores     int    `xml:"cpuOptions>coreCount"`
+	Threads   int    `xml:"cpuOptions>threadsPerCore"`
 	Devices   []struct {
 		Name   string `xml:"deviceName"`
 		Volume string `xml:"ebs>volumeId"`
@@ -197,6 +200,7 @@ func (c *Client) Instances(ctx context.Context, p Params) (all []InstanceInfo, e
 type VolumeInfo struct {
 	ID       string `xml:"volumeId"`
 	State    string `xml:"status"`
+	GiB      int64  `xml:"size"`
 	Attached []struct {
 		Instance string `xml:"instanceId"`
 		Device   string `xml:"device"`
@@ -226,6 +230,15 @@ type InstanceType struct {
 	ENA       string   `xml:"networkInfo>enaSupport"`
 	Current   bool     `xml:"currentGeneration"`
 	BareMetal bool     `xml:"bareMetal"`
+	Burst     bool     `xml:"burstablePerformanceSupported"`
+	TPM       string   `xml:"nitroTpmSupport"`
+	NICs      int      `xml:"networkInfo>maximumNetworkInterfaces"`
+	// Attachments is the number of volumes; where AttachmentLimit is "shared",
+	// adapters after the first count too.
+	Attachments     int    `xml:"ebsInfo>maximumEbsAttachments"`
+	AttachmentLimit string `xml:"ebsInfo>attachmentLimitType"`
+	// Accelerators are the names of GPUs, the only kind that is looked at.
+	Accelerators []string `xml:"gpuInfo>gpus>item>name"`
 }
 
 // InstanceTypes lists those p asks for.

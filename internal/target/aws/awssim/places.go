@@ -3,8 +3,10 @@ package awssim
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,7 +81,7 @@ func (s *Sim) describeVolumes(p *params) ([]el, *apiError) {
 	var out [][]el
 	for _, id := range slices.Sorted(maps.Keys(s.vols)) {
 		v := s.vols[id]
-		ok, err := match(f, v.tags, map[string]string{"status": v.state(), "attachment.instance-id": v.inst})
+		ok, err := match(f, v.tags, map[string]string{"status": v.state(), "attachment.instance-id": v.inst, "volume-type": v.kind})
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +167,9 @@ func (s *Sim) describeTypes(p *params) ([]el, *apiError) {
 		out = append(out, []el{
 			e("instanceType", t.name), e("currentGeneration", true), e("bareMetal", false), e("hypervisor", "nitro"),
 			e("processorInfo", list("supportedArchitectures", t.arch)), e("vCpuInfo", e("defaultVCpus", t.cpus)), e("memoryInfo", e("sizeInMiB", t.mib)),
-			e("ebsInfo", e("nvmeSupport", "required")), e("networkInfo", e("enaSupport", "required")), list("supportedBootModes", t.modes...),
+			e("ebsInfo", []el{e("nvmeSupport", "required"), e("maximumEbsAttachments", 27), e("attachmentLimitType", "shared")}),
+			e("networkInfo", []el{e("enaSupport", "required"), e("maximumNetworkInterfaces", 3)}), list("supportedBootModes", t.modes...),
+			e("burstablePerformanceSupported", strings.HasPrefix(t.name, "t")), e("nitroTpmSupport", "supported"),
 		})
 	}
 	return []el{items("instanceTypeSet", out)}, nil
@@ -178,7 +182,7 @@ func (s *Sim) subnets(p *params) ([]el, *apiError) {
 		}
 	}
 	return []el{items("subnetSet", [][]el{{
-		e("subnetId", Subnet), e("state", "available"), e("vpcId", VPC), e("cidrBlock", "10.0.0.0/24"), e("availableIpAddressCount", 250),
+		e("subnetId", Subnet), e("state", "available"), e("vpcId", VPC), e("cidrBlock", subnetCIDR), e("availableIpAddressCount", 250),
 		e("availabilityZone", s.o.Region+"a"), tagSet([]tag{{"Name", "servers"}}),
 	}})}, nil
 }
@@ -257,4 +261,79 @@ func (s *Sim) Blocks(id string) map[int64][]byte {
 		return maps.Clone(sn.blocks)
 	}
 	return nil
+}
+
+// Spoil makes a snapshot that is not complete end in an error, as one does that
+// waited too long for its next block; gone removes it altogether. It tells
+// whether there was one.
+func (s *Sim) Spoil(id string, gone bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn := s.snaps[id]
+	if sn == nil || sn.state != "pending" || sn.sealed {
+		return false
+	}
+	sn.state, sn.sealed = "error", true
+	if gone {
+		delete(s.snaps, id)
+	}
+	return true
+}
+
+// Snapshots lists all snapshots, in no order.
+func (s *Sim) Snapshots() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.snaps))
+}
+
+// createTags adds tags to a snapshot.
+func (s *Sim) createTags(p *params) ([]el, *apiError) {
+	var tags []tag
+	for _, g := range p.groups("Tag") {
+		tags = append(tags, tag{p.get(g + "Key"), p.get(g + "Value")})
+	}
+	if err := checkTags(tags); err != nil {
+		return nil, err
+	}
+	for _, id := range p.list("ResourceId") {
+		sn := s.snaps[id]
+		if sn == nil {
+			return nil, bad("InvalidSnapshot.NotFound", "The snapshot '%s' does not exist.", id)
+		}
+		sn.tags = append(slices.DeleteFunc(sn.tags, func(o tag) bool {
+			return slices.ContainsFunc(tags, func(t tag) bool { return t.Key == o.Key })
+		}), tags...)
+	}
+	return []el{e("return", true)}, nil
+}
+
+// quotas of the account, by code.
+var quotas = map[string]struct {
+	service, name string
+	value         float64
+}{
+	"L-1216C47A": {"ec2", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", 64},
+	"L-7A658B76": {"ebs", "Storage for General Purpose SSD (gp3) volumes, in TiB", 50},
+}
+
+// serveQuotas is Service Quotas' GetServiceQuota (JSON 1.1).
+func (s *Sim) serveQuotas(w http.ResponseWriter, body []byte, aerr *apiError) {
+	var in struct{ ServiceCode, QuotaCode string }
+	if err := json.Unmarshal(body, &in); err != nil && aerr == nil {
+		aerr = bad("SerializationException", "%v", err)
+	}
+	q, ok := quotas[in.QuotaCode]
+	if aerr == nil && (!ok || q.service != in.ServiceCode) {
+		aerr = bad("NoSuchResourceException", "The request failed because the specified service or quota does not exist.")
+	}
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	if aerr != nil {
+		w.WriteHeader(aerr.status)
+		_ = json.NewEncoder(w).Encode(map[string]string{"__type": aerr.code, "Message": aerr.msg}) // the client may be gone
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"Quota": map[string]any{
+		"ServiceCode": q.service, "QuotaCode": in.QuotaCode, "QuotaName": q.name, "Value": q.value, "Unit": "None", "Adjustable": true, "GlobalQuota": false,
+	}})
 }

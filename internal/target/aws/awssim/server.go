@@ -176,6 +176,8 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			q.Params = r.URL.Query()
 		}
 		q.Action = q.Params.Get("Action")
+	} else if service == "servicequotas" {
+		_, q.Action, _ = strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	} else {
 		q.Action = ebsAction(r.Method, r.URL.Path)
 	}
@@ -189,6 +191,8 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case query:
 		s.serveQuery(w, q, aerr)
+	case service == "servicequotas":
+		s.serveQuotas(w, body, aerr)
 	default:
 		s.serveEBS(w, r, q, body, aerr)
 	}

@@ -113,7 +113,9 @@ type SnapshotInfo struct {
 	VolumeID  string `xml:"volumeId"`
 	GiB       int64  `xml:"volumeSize"`
 	Encrypted bool   `xml:"encrypted"`
-	Started   string `xml:"startTime"`
+	Started   string `xml:"startTime"` // RFC 3339
+	Text      string `xml:"description"`
+	Tier      string `xml:"storageTier"` // standard, archive
 	Tags      []Tag  `xml:"tagSet>item"`
 }
 
@@ -137,7 +139,15 @@ type ImageInfo struct {
 	BootMode string `xml:"bootMode"`
 	Platform string `xml:"platform"`
 	TPM      string `xml:"tpmSupport"`
-	Tags     []Tag  `xml:"tagSet>item"`
+	Created  string `xml:"creationDate"` // RFC 3339
+	Instance string `xml:"sourceInstanceId"`
+	Root     string `xml:"rootDeviceName"`
+	Devices  []struct {
+		Name     string `xml:"deviceName"`
+		Snapshot string `xml:"ebs>snapshotId"`
+		GiB      int64  `xml:"ebs>volumeSize"`
+	} `xml:"blockDeviceMapping>item"`
+	Tags []Tag `xml:"tagSet>item"`
 }
 
 // Images lists those p asks for.

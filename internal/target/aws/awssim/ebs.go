@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // blockSize is the EBS direct APIs' only block size in bytes.
@@ -28,6 +29,8 @@ type snapshot struct {
 	kms           string
 	tags          []tag
 	blocks        map[int64][]byte
+	volume        string // "": of none
+	started       time.Time
 }
 
 // tokenUse is what a ClientToken was used for.
@@ -131,7 +134,7 @@ func (s *Sim) startSnapshot(body []byte) (any, *apiError) {
 	}
 	sn := &snapshot{
 		id: s.newID("snap"), desc: in.Description, gib: in.VolumeSize, state: "pending", hidden: s.o.Invisible, polls: s.o.Polls,
-		tags: in.Tags, kms: in.KmsKeyArn, encrypted: in.Encrypted != nil && *in.Encrypted, blocks: map[int64][]byte{},
+		tags: in.Tags, kms: in.KmsKeyArn, encrypted: in.Encrypted != nil && *in.Encrypted, started: time.Now().UTC(), blocks: map[int64][]byte{},
 	}
 	if in.ParentSnapshotId != "" {
 		sn.blocks = maps.Clone(s.snaps[in.ParentSnapshotId].blocks)

@@ -23,6 +23,7 @@ type mapping struct {
 type image struct {
 	id, name, desc, arch, virt, root, boot, tpm, imds string
 	ena                                               bool
+	created                                           time.Time
 	polls                                             int
 	maps                                              []mapping
 	tags                                              []tag
@@ -48,6 +49,7 @@ type volume struct {
 	gib                                    int64
 	polls                                  int
 	drop                                   bool // with its instance
+	blocks                                 map[int64][]byte
 	tags                                   []tag
 }
 
@@ -88,7 +90,7 @@ func init() { //nolint:gochecknoinits // breaks the cycle from handlers to the t
 		"CreateVolume": (*Sim).createVolume, "AttachVolume": (*Sim).attachVolume, "DetachVolume": (*Sim).detachVolume,
 		"DeleteVolume": (*Sim).deleteVolume, "DescribeVolumes": (*Sim).describeVolumes,
 		"DescribeInstanceTypes": (*Sim).describeTypes, "DescribeSubnets": (*Sim).subnets, "DescribeSecurityGroups": (*Sim).securityGroups,
-		"CreateTags": (*Sim).createTags, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
+		"CreateTags": (*Sim).createTags, "CreateSnapshots": (*Sim).createSnapshots, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
 	}
 	stsActions = map[string]handler{"GetCallerIdentity": (*Sim).identity, "AssumeRole": (*Sim).assumeRole}
 }
@@ -141,9 +143,9 @@ func (s *Sim) describeSnapshots(p *params) ([]el, *apiError) {
 			sn.state = "completed"
 		}
 		out = append(out, []el{
-			e("snapshotId", id), e("volumeId", "vol-ffffffff"), e("status", sn.state), e("startTime", "2026-01-01T00:00:00.000Z"),
+			e("snapshotId", id), e("volumeId", cmp.Or(sn.volume, "vol-ffffffff")), e("status", sn.state), e("startTime", sn.started.Format(isoMillis)),
 			e("progress", "100%"), e("ownerId", Account), e("volumeSize", sn.gib), e("description", sn.desc),
-			e("encrypted", sn.encrypted), tagSet(sn.tags),
+			e("encrypted", sn.encrypted), e("storageTier", "standard"), tagSet(sn.tags),
 		})
 	}
 	return []el{items("snapshotSet", out)}, nil
@@ -239,7 +241,7 @@ func (s *Sim) registerImage(p *params) ([]el, *apiError) {
 	case !slices.ContainsFunc(im.maps, func(m mapping) bool { return m.device == im.root }):
 		return nil, bad("InvalidParameterValue", "Root device %s is not in the block device mapping", im.root)
 	}
-	im.id = s.newID("ami")
+	im.id, im.created = s.newID("ami"), time.Now().UTC()
 	s.images[im.id] = im
 	return []el{e("imageId", im.id)}, nil
 }
@@ -282,7 +284,7 @@ func (s *Sim) describeImages(p *params) ([]el, *apiError) {
 		x := []el{
 			e("imageId", id), e("imageLocation", Account+"/"+im.name), e("imageState", im.state()), e("imageOwnerId", Account), e("isPublic", false),
 			e("architecture", im.arch), e("imageType", "machine"), e("name", im.name), e("description", im.desc), e("rootDeviceType", "ebs"),
-			e("rootDeviceName", im.root), mapSet(im.maps), e("virtualizationType", im.virt), tagSet(im.tags), e("hypervisor", "xen"), e("enaSupport", im.ena),
+			e("rootDeviceName", im.root), e("creationDate", im.created.Format(isoMillis)), mapSet(im.maps), e("virtualizationType", im.virt), tagSet(im.tags), e("hypervisor", "xen"), e("enaSupport", im.ena),
 		}
 		if im.boot != "" {
 			x = append(x, e("bootMode", im.boot))
@@ -399,7 +401,7 @@ func (s *Sim) runInstances(p *params) ([]el, *apiError) {
 	}
 	in.id, in.arch, in.boot, in.root = s.newID("i"), im.arch, cmp.Or(im.boot, types[ti].modes[0]), im.root
 	for _, m := range im.maps {
-		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags}
+		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags, blocks: maps.Clone(s.snaps[m.snapshot].blocks)}
 		s.vols[v.id] = v
 		in.vols = append(in.vols, v.id)
 	}

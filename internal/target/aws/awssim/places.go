@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 func (s *Sim) createVolume(p *params) ([]el, *apiError) {
@@ -40,7 +41,7 @@ func (s *Sim) createVolume(p *params) ([]el, *apiError) {
 	case iops != "" && v.kind != "gp3" && !strings.HasPrefix(v.kind, "io"), through != "" && v.kind != "gp3":
 		return nil, bad("InvalidParameterCombination", "iops or throughput is not supported for %s volumes", v.kind)
 	}
-	v.gib = sn.gib
+	v.gib, v.blocks = sn.gib, maps.Clone(sn.blocks)
 	if n, err := strconv.ParseInt(size, 10, 64); err == nil && n > v.gib {
 		v.gib = n
 	}
@@ -337,3 +338,36 @@ func (s *Sim) serveQuotas(w http.ResponseWriter, body []byte, aerr *apiError) {
 		"ServiceCode": q.service, "QuotaCode": in.QuotaCode, "QuotaName": q.name, "Value": q.value, "Unit": "None", "Adjustable": true, "GlobalQuota": false,
 	}})
 }
+
+// createSnapshots takes snapshots of an instance's volumes at one moment.
+func (s *Sim) createSnapshots(p *params) ([]el, *apiError) {
+	id, desc := p.get("InstanceSpecification.InstanceId"), p.get("Description")
+	tags, aerr := p.tags("snapshot")
+	if aerr != nil {
+		return nil, aerr
+	}
+	in := s.insts[id]
+	if in == nil {
+		return nil, bad("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", id)
+	}
+	skip, now := p.get("InstanceSpecification.ExcludeBootVolume") == "true", time.Now().UTC()
+	var out [][]el
+	for _, v := range in.vols {
+		vol := s.vols[v]
+		if vol == nil || skip && vol.device == in.root {
+			continue
+		}
+		sn := &snapshot{
+			id: s.newID("snap"), desc: desc, gib: vol.gib, state: "pending", sealed: true, polls: s.o.Polls, volume: v, started: now,
+			tags: tags, blocks: maps.Clone(vol.blocks),
+		}
+		s.snaps[sn.id] = sn
+		out = append(out, []el{
+			e("snapshotId", sn.id), e("volumeId", v), e("volumeSize", vol.gib), e("state", sn.state), e("startTime", now.Format(isoMillis)), e("description", desc),
+		})
+	}
+	return []el{items("snapshotSet", out)}, nil
+}
+
+// isoMillis is a time as EC2 writes it.
+const isoMillis = "2006-01-02T15:04:05.000Z"

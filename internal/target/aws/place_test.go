@@ -116,7 +116,7 @@ func TestAdapters(t *testing.T) {
 			Fields:   map[string]string{caps.InstanceType: "m5.xlarge", fieldKey: awssim.KeyName, fieldZone: "eu-central-1a"},
 		},
 	}
-	v := restoreEmpty(t, tgt, o)
+	v := restoreEmpty(t, tgt, o, new(targettest.MemRecorder))
 	for _, q := range p.sim.Requests() {
 		switch q.Action {
 		case "RunInstances":
@@ -146,9 +146,9 @@ func TestAdapters(t *testing.T) {
 }
 
 // restoreEmpty restores a machine whose disks are zeros and powers it on.
-func restoreEmpty(t *testing.T, tgt target.Target, o *target.Order) *target.VM {
+func restoreEmpty(t *testing.T, tgt target.Target, o *target.Order, rec target.Recorder) *target.VM {
 	t.Helper()
-	s, err := tgt.Begin(t.Context(), o, new(targettest.MemRecorder))
+	s, err := tgt.Begin(t.Context(), o, rec)
 	if err != nil {
 		t.Fatal(err)
 	}

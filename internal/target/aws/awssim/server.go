@@ -29,6 +29,22 @@ type Options struct {
 	// Polls is the number of descriptions for which a snapshot, an image, a volume
 	// or an instance stays in the state it passes through; 0: 1.
 	Polls int
+	// Log is given every exchange when it is over; nil: none. It is called
+	// concurrently.
+	Log func(Exchange)
+}
+
+// Exchange is a request and its answer as they went over the wire. Bodies of
+// blocks are left out.
+type Exchange struct {
+	Service, Action string
+	Method, URL     string
+	Header          http.Header
+	Body            string
+	Status          int
+	AnswerHeader    http.Header
+	Answer          string
+	Block, AskedFor int // bytes of a block in the request, in the answer
 }
 
 // The keys of the account that exist from the beginning.
@@ -161,6 +177,35 @@ func bad(code, format string, args ...any) *apiError {
 
 const maxBody = 1 << 20
 
+// answer keeps what is written through it.
+type answer struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+func (a *answer) WriteHeader(status int) { a.status = status; a.ResponseWriter.WriteHeader(status) }
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.body = append(a.body, p...)
+	return a.ResponseWriter.Write(p)
+}
+
+// log gives an exchange to Options.Log.
+func (s *Sim) log(q Request, r *http.Request, body []byte, a *answer) {
+	x := Exchange{
+		Service: q.Service, Action: q.Action, Method: r.Method, URL: r.URL.String(), Header: r.Header, Body: string(body),
+		Status: a.status, AnswerHeader: a.Header().Clone(), Answer: string(a.body),
+	}
+	if q.Action == "PutSnapshotBlock" {
+		x.Body, x.Block = "", len(body)
+	}
+	if q.Action == "GetSnapshotBlock" && a.status == http.StatusOK {
+		x.Answer, x.AskedFor = "", len(a.body)
+	}
+	s.o.Log(x)
+}
+
 // ServeHTTP lets a request in, or not, and answers.
 func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -188,6 +233,11 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		aerr = s.disturb(r, q)
 	}
 	w.Header().Set("X-Amzn-Requestid", s.id("req"))
+	if s.o.Log != nil {
+		a := &answer{ResponseWriter: w, status: http.StatusOK}
+		w = a
+		defer func() { s.log(q, r, body, a) }()
+	}
 	switch {
 	case query:
 		s.serveQuery(w, q, aerr)

@@ -8,8 +8,8 @@
 // of the snapshots and attaches them to an instance that exists instead.
 //
 // Everything made bears the tag ascend:job, and is found by it when the process
-// died between making and recording. Undo removes what is recorded and bears
-// the job's tag, and nothing else.
+// died between making and recording. Undo removes what is recorded and nothing
+// else.
 package aws
 
 import (

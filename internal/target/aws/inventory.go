@@ -180,14 +180,16 @@ func (t *cloud) quotas(ctx context.Context, inv *target.Inventory) error {
 }
 
 // rights adds the permissions that can be asked for without changing anything.
+// One that got no answer is left out, not taken for refused.
 func (t *cloud) rights(ctx context.Context, inv *target.Inventory) error {
 	for _, r := range rights {
 		err := t.ask(ctx, r)
-		var e *awsapi.Error
-		if err != nil && (!errors.As(err, &e) || e.Throttled() || e.Status >= 500) {
-			return err
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		inv.Permissions = append(inv.Permissions, target.Permission{Name: r.name(), Granted: err == nil})
+		if e := (*awsapi.Error)(nil); err == nil || errors.As(err, &e) && !e.Throttled() && e.Status < 500 {
+			inv.Permissions = append(inv.Permissions, target.Permission{Name: r.name(), Granted: err == nil})
+		}
 	}
 	return nil
 }

@@ -12,7 +12,6 @@ import (
 // thing is what there is of a recorded resource.
 type thing struct {
 	id   string
-	tags []awsapi.Tag
 	used bool // a volume that is attached
 }
 
@@ -22,26 +21,26 @@ func (t *cloud) look(ctx context.Context, kind string, p awsapi.Params) (out []t
 	case kindSnapshot:
 		l, e := t.c.Snapshots(ctx, p)
 		for _, x := range l {
-			out = append(out, thing{id: x.ID, tags: x.Tags})
+			out = append(out, thing{id: x.ID})
 		}
 		err = e
 	case kindImage:
 		l, e := t.c.Images(ctx, p)
 		for _, x := range l {
-			out = append(out, thing{id: x.ID, tags: x.Tags})
+			out = append(out, thing{id: x.ID})
 		}
 		err = e
 	case kindVolume:
 		l, e := t.c.Volumes(ctx, p)
 		for _, x := range l {
-			out = append(out, thing{id: x.ID, tags: x.Tags, used: len(x.Attached) > 0})
+			out = append(out, thing{id: x.ID, used: len(x.Attached) > 0})
 		}
 		err = e
 	case kindInstance:
 		l, e := t.c.Instances(ctx, p)
 		for _, x := range l {
 			if x.State != "terminated" {
-				out = append(out, thing{id: x.ID, tags: x.Tags})
+				out = append(out, thing{id: x.ID})
 			}
 		}
 		err = e
@@ -82,9 +81,11 @@ func (t *cloud) undo(ctx context.Context, r target.Resource) error {
 			return err
 		}
 	}
+	// An identifier is never given to another thing: what was recorded is the
+	// job's, whatever became of its tags.
 	l, err := t.look(ctx, r.Kind, awsapi.Params{idParam[r.Kind]: id})
-	if err != nil || len(l) == 0 || awsapi.TagValue(l[0].tags, tagJob) != tagText(r.Job) {
-		return err // not there, or somebody else's by now
+	if err != nil || len(l) == 0 {
+		return err // not there
 	}
 	switch r.Kind {
 	case kindInstance:

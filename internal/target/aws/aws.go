@@ -4,7 +4,7 @@
 // there is no staging, no S3 bucket and no import role. Finish registers an AMI
 // of the snapshots, which is the machine powered off; PowerOn launches an
 // instance of it and waits for EC2's status checks. An order that is not
-// powered on stops at the AMI. With the option attach-to, Finish makes volumes
+// powered on stops at the AMI. Windows guests are imported from the snapshots. With the option attach-to, Finish makes volumes
 // of the snapshots and attaches them to an instance that exists instead.
 //
 // Everything made bears the tag ascend:job, and is found by it when the process
@@ -59,6 +59,9 @@ const (
 	optEncrypt  = "encrypt"
 	optKMS      = "kms_key"
 	optAttach   = "attach_to"
+	optImport   = "import"
+	optLicense  = "license"
+	optRole     = "import_role"
 )
 
 // cloud is one account in one region. Methods may be called concurrently.
@@ -95,6 +98,9 @@ func (t *cloud) Capabilities() target.Capabilities {
 		{Name: optUserData, Help: "user data of the instance, as text"},
 		{Name: optEncrypt, Help: "encrypt the snapshots, with the account's key or kms_key", Default: "no", Values: []string{"yes", "no"}},
 		{Name: optKMS, Help: "ARN of the KMS key to encrypt with"},
+		{Name: optImport, Help: "make the image by ImportImage, which converts and licenses the guest; auto: for Windows", Default: "auto", Values: []string{"auto", "yes", "no"}},
+		{Name: optLicense, Help: "licence of an imported guest: AWS's, or the one it brings along (BYOL); auto: AWS decides", Default: "auto", Values: []string{"auto", "AWS", "BYOL"}},
+		{Name: optRole, Help: "role that AWS imports with; without one vmimport"},
 		{Name: optAttach, Help: "attach the disks as volumes to this instance, and make no machine"},
 	}
 	return c
@@ -161,6 +167,9 @@ func (t *cloud) checkOrder(o *target.Order) error {
 		case d.FileSize != d.Virtual || d.Virtual <= 0 || d.Virtual > c.MaxDiskSize:
 			return bad("disk %d: a file of %d bytes for a disk of %d, at most %d", i, d.FileSize, d.Virtual, c.MaxDiskSize)
 		}
+	}
+	if err := checkImport(o); err != nil {
+		return err
 	}
 	for i, s := range o.Placement.Storage {
 		if s != "" && !slices.Contains(volumeTypes(c), s) {

@@ -63,12 +63,7 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 		}
 		return &target.VM{ID: inst, Name: s.order.Machine.Name, URL: s.url("InstanceDetails:instanceId=" + inst)}, nil
 	}
-	r, err := s.make(ctx, kindImage, s.order.Machine.Name, func(id string) (bool, error) {
-		im, err := s.t.image(ctx, id)
-		return im != nil, err
-	}, func(_ string, tags []awsapi.Tag) (string, error) {
-		return s.t.c.ID(ctx, "RegisterImage", s.imageParams(snaps).Tags("image", tags))
-	})
+	r, err := s.makeImage(ctx, snaps)
 	if err != nil {
 		return fail(err)
 	}
@@ -83,6 +78,19 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 		return fail(err)
 	}
 	return &target.VM{ID: r.ID, Name: s.order.Machine.Name, URL: s.url("ImageDetails:imageId=" + r.ID)}, nil
+}
+
+// makeImage registers the snapshots as an image, or has them imported.
+func (s *session) makeImage(ctx context.Context, snaps []string) (target.Resource, error) {
+	if imports(s.order) {
+		return s.importImage(ctx, snaps)
+	}
+	return s.make(ctx, kindImage, s.order.Machine.Name, func(id string) (bool, error) {
+		im, err := s.t.image(ctx, id)
+		return im != nil, err
+	}, func(_ string, tags []awsapi.Tag) (string, error) {
+		return s.t.c.ID(ctx, "RegisterImage", s.imageParams(snaps).Tags("image", tags))
+	})
 }
 
 func (s *session) url(page string) string {
@@ -267,6 +275,9 @@ func (s *session) launchParams(ctx context.Context, ami, token string) (awsapi.P
 	if v := o[optUserData]; v != "" {
 		p["UserData"] = base64.StdEncoding.EncodeToString([]byte(v))
 	}
+	if err := s.performance(ctx, ami, p); err != nil {
+		return nil, err
+	}
 	if z := f[fieldZone]; z != "" {
 		p["Placement.AvailabilityZone"] = z
 	}
@@ -301,6 +312,40 @@ func (s *session) launchParams(ctx context.Context, ami, token string) (awsapi.P
 		}
 	}
 	return p, nil
+}
+
+// performance gives the volumes of an imported image, which are of the type that
+// AWS chose, those asked for. The first disk imported is the boot disk.
+func (s *session) performance(ctx context.Context, ami string, p awsapi.Params) error {
+	if !imports(s.order) {
+		return nil // the image says it
+	}
+	im, err := s.t.image(ctx, ami)
+	if err != nil || im == nil {
+		return err
+	}
+	boot := s.order.Machine.BootDisk()
+	rest := make([]int, 0, len(s.order.Disks))
+	for i := range s.order.Disks {
+		if i != boot {
+			rest = append(rest, i)
+		}
+	}
+	for n, d := range im.Devices {
+		i := boot
+		if d.Name != im.Root {
+			if len(rest) == 0 {
+				continue
+			}
+			i, rest = rest[0], rest[1:]
+		}
+		at := "BlockDeviceMapping." + strconv.Itoa(n+1)
+		p[at+".DeviceName"] = d.Name
+		for k, v := range s.volume(i) {
+			p[at+".Ebs."+k] = v
+		}
+	}
+	return nil
 }
 
 // groups are adapter i's security groups: its own, else the placement's.

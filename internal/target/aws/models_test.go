@@ -64,6 +64,11 @@ func TestModels(t *testing.T) {
 	b.Job, b.Options = "models attached", map[string]string{optAttach: v.ID}
 	attached := new(targettest.MemRecorder)
 	restoreEmpty(t, tgt, &b, attached)
+	imported := new(targettest.MemRecorder)
+	restoreEmpty(t, tgt, windows(tgt, "models imported"), imported)
+	if err := targettest.UndoAll(t.Context(), tgt, imported); err != nil {
+		t.Fatal(err)
+	}
 	sendOne(t, tgt)
 	for _, r := range []*targettest.MemRecorder{attached, rec} {
 		if err := targettest.UndoAll(t.Context(), tgt, r); err != nil {
@@ -82,6 +87,7 @@ func TestModels(t *testing.T) {
 	for _, action := range []string{
 		"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "ListSnapshotBlocks", "GetSnapshotBlock", "RegisterImage", "RunInstances", "CreateVolume", "AttachVolume",
 		"DetachVolume", "DeleteVolume", "TerminateInstances", "DeregisterImage", "DeleteSnapshot", "GetServiceQuota", "AssumeRole", "DescribeInstanceStatus",
+		"ImportImage", "DescribeImportImageTasks",
 	} {
 		if !strings.Contains(string(out), " "+action+"=") {
 			t.Errorf("%s was not checked: %s", action, out)

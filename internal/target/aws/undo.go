@@ -58,6 +58,9 @@ var idParam = map[string]string{kindSnapshot: "SnapshotId.1", kindImage: "ImageI
 
 // find is the identifier of what an intent made, "" when nothing was made.
 func (t *cloud) find(ctx context.Context, r target.Resource) (string, error) {
+	if r.Kind == kindImport {
+		return t.findImport(ctx, r)
+	}
 	l, err := t.look(ctx, r.Kind, awsapi.Params{}.Filter("tag:"+tagJob, tagText(r.Job)).Filter("tag:"+tagPart, tagText(r.Name)))
 	if err != nil || len(l) == 0 {
 		return "", err
@@ -80,6 +83,9 @@ func (t *cloud) undo(ctx context.Context, r target.Resource) error {
 		if id, err = t.find(ctx, r); err != nil || id == "" {
 			return err
 		}
+	}
+	if r.Kind == kindImport {
+		return t.undoImport(ctx, id)
 	}
 	// An identifier is never given to another thing: what was recorded is the
 	// job's, whatever became of its tags.

@@ -21,12 +21,12 @@ type mapping struct {
 }
 
 type image struct {
-	id, name, desc, arch, virt, root, boot, tpm, imds string
-	ena                                               bool
-	created                                           time.Time
-	polls                                             int
-	maps                                              []mapping
-	tags                                              []tag
+	id, name, desc, arch, virt, root, boot, tpm, imds, platform string
+	ena                                                         bool
+	created                                                     time.Time
+	polls                                                       int
+	maps                                                        []mapping
+	tags                                                        []tag
 }
 
 type instance struct {
@@ -90,7 +90,8 @@ func init() { //nolint:gochecknoinits // breaks the cycle from handlers to the t
 		"CreateVolume": (*Sim).createVolume, "AttachVolume": (*Sim).attachVolume, "DetachVolume": (*Sim).detachVolume,
 		"DeleteVolume": (*Sim).deleteVolume, "DescribeVolumes": (*Sim).describeVolumes,
 		"DescribeInstanceTypes": (*Sim).describeTypes, "DescribeSubnets": (*Sim).subnets, "DescribeSecurityGroups": (*Sim).securityGroups,
-		"CreateTags": (*Sim).createTags, "CreateSnapshots": (*Sim).createSnapshots, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
+		"CreateTags": (*Sim).createTags, "ImportImage": (*Sim).importImage, "DescribeImportImageTasks": (*Sim).importTasks, "CancelImportTask": (*Sim).cancelImport,
+		"CreateSnapshots": (*Sim).createSnapshots, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
 	}
 	stsActions = map[string]handler{"GetCallerIdentity": (*Sim).identity, "AssumeRole": (*Sim).assumeRole}
 }
@@ -289,6 +290,9 @@ func (s *Sim) describeImages(p *params) ([]el, *apiError) {
 		if im.boot != "" {
 			x = append(x, e("bootMode", im.boot))
 		}
+		if im.platform == "Windows" {
+			x = append(x, e("platform", "Windows"))
+		}
 		if im.tpm != "" {
 			x = append(x, e("tpmSupport", im.tpm))
 		}
@@ -400,7 +404,18 @@ func (s *Sim) runInstances(p *params) ([]el, *apiError) {
 		return nil, bad("InvalidParameterValue", "Invalid BASE64 encoding of user data, or more than 16384 bytes")
 	}
 	in.id, in.arch, in.boot, in.root = s.newID("i"), im.arch, cmp.Or(im.boot, types[ti].modes[0]), im.root
+	want := map[string][3]string{}
+	for _, g := range p.groups("BlockDeviceMapping") {
+		name := p.get(g + "DeviceName")
+		if !slices.ContainsFunc(im.maps, func(m mapping) bool { return m.device == name }) {
+			return nil, bad("InvalidBlockDeviceMapping", "Device %s is not of the image", name)
+		}
+		want[name] = [3]string{p.get(g + "Ebs.VolumeType"), p.get(g + "Ebs.Iops"), p.get(g + "Ebs.Throughput")}
+	}
 	for _, m := range im.maps {
+		if w, ok := want[m.device]; ok {
+			m.kind = w[0]
+		}
 		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags, blocks: maps.Clone(s.snaps[m.snapshot].blocks)}
 		s.vols[v.id] = v
 		in.vols = append(in.vols, v.id)

@@ -371,3 +371,6 @@ func (s *Sim) createSnapshots(p *params) ([]el, *apiError) {
 
 // isoMillis is a time as EC2 writes it.
 const isoMillis = "2006-01-02T15:04:05.000Z"
+
+// SetPolls is Options.Polls from now on.
+func (s *Sim) SetPolls(n int) { s.mu.Lock(); s.o.Polls = n; s.mu.Unlock() }

@@ -73,6 +73,8 @@ type Sim struct {
 	insts   map[string]*instance
 	vols    map[string]*volume
 	tokens  map[string]tokenUse
+	imports map[string]*importTask
+	failing string // why imports are given up
 	fault   func(Request) *Fault
 	hold    chan struct{}
 	seen    []Request
@@ -103,7 +105,7 @@ func Start(o Options) *Sim {
 	}
 	s := &Sim{
 		o: o, keys: map[string]key{AccessKey: {secret: SecretKey}}, snaps: map[string]*snapshot{}, images: map[string]*image{},
-		insts: map[string]*instance{}, vols: map[string]*volume{}, tokens: map[string]tokenUse{},
+		insts: map[string]*instance{}, vols: map[string]*volume{}, tokens: map[string]tokenUse{}, imports: map[string]*importTask{},
 	}
 	s.srv = httptest.NewUnstartedServer(s)
 	if o.TLS {

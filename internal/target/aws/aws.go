@@ -1,11 +1,12 @@
 // Package aws restores machines to Amazon EC2.
 //
 // Disks are written block by block into EBS snapshots by the EBS direct APIs:
-// there is no staging, no S3 bucket and no import role. Finish registers an AMI
+// there is no staging and no S3 bucket. Finish registers an AMI
 // of the snapshots, which is the machine powered off; PowerOn launches an
 // instance of it and waits for EC2's status checks. An order that is not
-// powered on stops at the AMI. Windows guests are imported from the snapshots. With the option attach-to, Finish makes volumes
-// of the snapshots and attaches them to an instance that exists instead.
+// powered on stops at the AMI. The AMI of a Windows guest is made by ImportImage of
+// the snapshots. With the option attach_to, Finish makes volumes of the snapshots and
+// attaches them to an instance that exists instead.
 //
 // Everything made bears the tag ascend:job, and is found by it when the process
 // died between making and recording. Undo removes what is recorded and nothing
@@ -41,6 +42,9 @@ const pathEBS = "ebs"
 // workers is the number of blocks on their way at once for one disk: 128 of
 // 512 KiB reach 980 a second at a latency of 130 ms.
 const workers = 128
+
+// maxUserData is the most bytes of user data, before it is encoded (RunInstances).
+const maxUserData = 16 << 10
 
 // maxDisks is the number of device names: the root and those of devices.
 const maxDisks = 64
@@ -175,6 +179,14 @@ func (t *cloud) checkOrder(o *target.Order) error {
 		if s != "" && !slices.Contains(volumeTypes(c), s) {
 			return bad("disk %d: unknown volume type %q", i, s)
 		}
+	}
+	for i := range o.Disks {
+		if v := volumeOf(o, i); v["Iops"] == "" && (v["VolumeType"] == "io1" || v["VolumeType"] == "io2") {
+			return permanent(fmt.Sprintf("disk %d: a volume of type %s needs its IOPS", i, v["VolumeType"]), "state them with the type: --storage disk0=io2:iops=4000")
+		}
+	}
+	if n := len(o.Options[optUserData]); n > maxUserData {
+		return bad("%d bytes of user data, and %d are the most", n, maxUserData)
 	}
 	for i, a := range o.Placement.Adapters {
 		if _, err := addresses(o, i); err != nil {

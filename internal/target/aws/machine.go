@@ -142,7 +142,7 @@ func (s *session) imageParams(snaps []string) awsapi.Params {
 		p[at+".DeviceName"] = dev
 		p[at+".Ebs.SnapshotId"] = snaps[i]
 		p[at+".Ebs.DeleteOnTermination"] = "true"
-		for k, v := range s.volume(i) {
+		for k, v := range volumeOf(s.order, i) {
 			p[at+".Ebs."+k] = v
 		}
 	}
@@ -159,21 +159,22 @@ func arch(a vm.Arch) string {
 	return "x86_64"
 }
 
-// volume is type and performance of disk i's volume.
-func (s *session) volume(i int) map[string]string {
-	kind := s.order.Placement.Fields[fieldVolume]
-	if i < len(s.order.Placement.Storage) && s.order.Placement.Storage[i] != "" {
-		kind = s.order.Placement.Storage[i]
+// volumeOf is type and performance of disk i's volume, as EC2 names them.
+func volumeOf(o *target.Order, i int) map[string]string {
+	kind := o.Placement.Fields[fieldVolume]
+	if i < len(o.Placement.Storage) && o.Placement.Storage[i] != "" {
+		kind = o.Placement.Storage[i]
 	}
 	if kind == "" {
 		kind = "gp3"
 	}
 	out := map[string]string{"VolumeType": kind}
-	if i < len(s.order.Placement.Volumes) {
-		if v := s.order.Placement.Volumes[i]; v.IOPS > 0 {
+	if i < len(o.Placement.Volumes) {
+		v := o.Placement.Volumes[i]
+		if v.IOPS > 0 {
 			out["Iops"] = strconv.Itoa(v.IOPS)
 		}
-		if v := s.order.Placement.Volumes[i]; v.Throughput > 0 {
+		if v.Throughput > 0 {
 			out["Throughput"] = strconv.Itoa(v.Throughput)
 		}
 	}
@@ -341,7 +342,7 @@ func (s *session) performance(ctx context.Context, ami string, p awsapi.Params) 
 		}
 		at := "BlockDeviceMapping." + strconv.Itoa(n+1)
 		p[at+".DeviceName"] = d.Name
-		for k, v := range s.volume(i) {
+		for k, v := range volumeOf(s.order, i) {
 			p[at+".Ebs."+k] = v
 		}
 	}
@@ -447,7 +448,7 @@ func (s *session) attach(ctx context.Context, inst string, snaps []string) error
 			return v != nil, err
 		}, func(token string, tags []awsapi.Tag) (string, error) {
 			p := awsapi.Params{"SnapshotId": snap, "AvailabilityZone": in.Zone, "ClientToken": token}
-			for k, v := range s.volume(i) {
+			for k, v := range volumeOf(s.order, i) {
 				p[k] = v
 			}
 			return s.t.c.ID(ctx, "CreateVolume", p.Tags("volume", tags))

@@ -171,3 +171,41 @@ func restoreEmpty(t *testing.T, tgt target.Target, o *target.Order, rec target.R
 	}
 	return v
 }
+
+// TestRefusedBeforeBytes: what EC2 would refuse at the end is refused at the
+// beginning, for good, and nothing is made.
+func TestRefusedBeforeBytes(t *testing.T) {
+	p := newPeer(t).(*peer)
+	tgt := p.Open(t)
+	for name, change := range map[string]func(o *target.Order){
+		"io2 without IOPS":   func(o *target.Order) { o.Placement.Storage = []string{"io2"} },
+		"type of no volume":  func(o *target.Order) { o.Placement.Storage = []string{"ssd"} },
+		"too much user data": func(o *target.Order) { o.Options = map[string]string{optUserData: strings.Repeat("x", maxUserData+1)} },
+		"no address": func(o *target.Order) {
+			o.Placement.Adapters = []target.Adapter{{Address: target.AddressNew, Addresses: []string{"10.0.0"}}}
+		},
+		"no address policy":   func(o *target.Order) { o.Placement.Adapters = []target.Adapter{{Address: "any"}} },
+		"field of nobody":     func(o *target.Order) { o.Placement.Fields = map[string]string{"instance-type": "m5.large"} },
+		"value of no option":  func(o *target.Order) { o.Options = map[string]string{optIMDS: "v1"} },
+		"22 disks to import":  func(o *target.Order) { o.Options = map[string]string{optImport: "yes"}; grow(o, 22) },
+		"more disks than fit": func(o *target.Order) { grow(o, maxDisks+1) },
+	} {
+		o := &target.Order{
+			Job: "refused", Machine: &vm.Machine{Name: "refused", Disks: []vm.Disk{{Size: 1 << 20}}, NICs: []vm.NIC{{}}},
+			Disks: []target.DiskOrder{{Delivery: tgt.Capabilities().Deliveries[0], Virtual: 1 << 20, FileSize: 1 << 20}},
+		}
+		change(o)
+		if _, err := tgt.Begin(t.Context(), o, new(targettest.MemRecorder)); !target.IsPermanent(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n := len(p.sim.Requests()); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func grow(o *target.Order, n int) {
+	for len(o.Disks) < n {
+		o.Disks, o.Machine.Disks = append(o.Disks, o.Disks[0]), append(o.Machine.Disks, o.Machine.Disks[0])
+	}
+}

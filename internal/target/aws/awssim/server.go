@@ -1,9 +1,9 @@
 // Package awssim is an AWS account in memory behind real HTTP listeners: the
-// parts of EC2, the EBS direct APIs and STS that a restore uses, as strict as
-// their documentation. It verifies SigV4, refuses parameters it does not know,
-// and keeps what was written so that it can be read back. It is a test double;
-// it is proven by clients that are not
-// ours (see its tests).
+// parts of EC2, the EBS direct APIs, STS and Service Quotas that a restore uses, as
+// strict as their documentation. It verifies SigV4, refuses parameters it does not
+// know, and keeps what was written so that it can be read back. It is a test
+// double: boto3 drives it in its tests, and those of target/aws hold its answers to
+// AWS's service models.
 package awssim
 
 import (

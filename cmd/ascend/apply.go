@@ -114,7 +114,7 @@ func reopen(c *cobra.Command, ref plan.BackupRef) (*chosen, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &chosen{repo: r, b: b, name: dirOf(r), files: ref.Files, format: ref.Format}, nil
+	return &chosen{repo: r, b: b, name: r.Name(), files: ref.Files, format: ref.Format}, nil
 }
 
 // applyKey names what a plan asks for: the same plan resumes its job.

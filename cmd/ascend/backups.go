@@ -60,7 +60,7 @@ func (a *app) backupsLs() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&repo, "repo", "", "the repository's `folder`")
+	c.Flags().StringVar(&repo, "repo", "", "the repository's `folder`, or ebs:REGION for the snapshots of an AWS account")
 	c.Flags().BoolVar(&brokenOnly, "broken", false, "list only what is broken")
 	_ = c.MarkFlagRequired("repo")
 	_ = c.MarkFlagDirname("repo")
@@ -124,7 +124,7 @@ path in the repository.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&repo, "repo", "", "the repository's `folder`")
+	c.Flags().StringVar(&repo, "repo", "", "the repository's `folder`, or ebs:REGION for the snapshots of an AWS account")
 	_ = c.MarkFlagRequired("repo")
 	_ = c.MarkFlagDirname("repo")
 	return c
@@ -167,7 +167,7 @@ func choose(c *cobra.Command, repo, format string, args []string) (*chosen, erro
 		if err != nil {
 			return nil, withHint(err, "give the repository with --repo DIR, or the paths of image files")
 		}
-		ch := &chosen{repo: r, b: b, name: dirOf(r), format: format}
+		ch := &chosen{repo: r, b: b, name: r.Name(), format: format}
 		for _, f := range args {
 			if f, err = filepath.Abs(f); err == nil {
 				f, err = filepath.Rel(ch.name, f)
@@ -195,15 +195,5 @@ func choose(c *cobra.Command, repo, format string, args []string) (*chosen, erro
 		r.Close()
 		return nil, withHint(err, "see: ascend backups ls --repo %s", repo)
 	}
-	return &chosen{repo: r, b: b, name: dirOf(r)}, nil
-}
-
-// dirOf is a repository's folder as an absolute path, for plans and receipts
-// that are read from another folder later.
-func dirOf(r *backup.Repository) string {
-	p, err := filepath.Abs(r.Root().Path())
-	if err != nil {
-		return r.Root().Path()
-	}
-	return p
+	return &chosen{repo: r, b: b, name: r.Name()}, nil
 }

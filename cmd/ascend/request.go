@@ -40,7 +40,7 @@ type requestFlags struct {
 func (r *requestFlags) register(c *cobra.Command, a *app, short string) {
 	r.app = a
 	f := c.Flags()
-	f.StringVar(&r.repo, "repo", "", "the repository's `folder`; without it, name image files")
+	f.StringVar(&r.repo, "repo", "", "the repository's `folder`, or ebs:REGION for the snapshots of an AWS account; without it, name image files")
 	f.StringVarP(&r.sourceFormat, "source-format", "f", "", "format of the image files named (default: told from their signatures)")
 	f.StringVar(&r.to, "to", "", "a configured target's name, or local:DIR")
 	f.StringVar(&r.name, "name", "", "name of the new machine (default: as backed up)")
@@ -290,11 +290,11 @@ func (a *app) mapping(name string) (plan.Mapping, error) {
 // evidence is what the backup's files speak for.
 func evidence(ch *chosen) []plan.Evidence {
 	var out []plan.Evidence
-	if ch.b.Origin != vm.Unknown && ch.b.Origin != vm.Local && ch.b.Layout == backup.LayoutContext {
+	if ch.b.Origin != vm.Unknown && ch.b.Origin != vm.Local && (ch.b.Layout == backup.LayoutContext || ch.b.Layout == backup.LayoutEBS) {
 		out = append(out, plan.Evidence{Platform: ch.b.Origin, Weight: 100, What: "the backup's own record names it"})
 	}
 	for _, d := range ch.b.Disks {
-		if d.Path == "" || d.Member != "" {
+		if d.Path == "" || d.Member != "" || ch.repo.Root() == nil {
 			continue
 		}
 		f, err := ch.repo.Root().Open(d.Path)

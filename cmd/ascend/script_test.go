@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"ascend/internal/qemu"
+	"ascend/internal/target/aws/awssim"
 )
 
 func TestMain(m *testing.M) {
@@ -36,7 +37,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"noise": noise, "exits": exits, "jsonlines": jsonLines, "json": jsonDocument, "damage": damage, "interrupt": interrupt, "copyone": copyOne, "edit": edit,
+			"noise": noise, "exits": exits, "jsonlines": jsonLines, "json": jsonDocument, "damage": damage, "interrupt": interrupt, "copyone": copyOne, "edit": edit, "awsaccount": awsAccount,
 		},
 	})
 }
@@ -168,4 +169,15 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o600))
 	ts.Logf("%s", out.String())
 	ts.Setenv("EXIT", strconv.Itoa(st.ExitCode()))
+}
+
+// awsAccount begins a simulated AWS account that the environment leads to.
+func awsAccount(ts *testscript.TestScript, _ bool, _ []string) {
+	sim := awssim.Start(awssim.Options{})
+	ts.Defer(sim.Close)
+	for k, v := range map[string]string{
+		"AWS_ENDPOINT_URL": sim.URL, "AWS_ACCESS_KEY_ID": awssim.AccessKey, "AWS_SECRET_ACCESS_KEY": awssim.SecretKey, "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		ts.Setenv(k, v)
+	}
 }

@@ -175,10 +175,19 @@ func (c *Client) CheckCredentials(ctx context.Context) error {
 	return hide(err)
 }
 
+// endpointVariable is the end of the variable's name: the service's identifier in
+// the SDKs' models.
+func endpointVariable(service string) string {
+	if service == "servicequotas" {
+		return "SERVICE_QUOTAS"
+	}
+	return strings.ToUpper(service)
+}
+
 // base is the URL of a service: the service's own variable, the configured
 // endpoint, or AWS's.
 func (c *Client) base(service string) string {
-	if e := os.Getenv("AWS_ENDPOINT_URL_" + strings.ToUpper(service)); e != "" {
+	if e := os.Getenv("AWS_ENDPOINT_URL_" + endpointVariable(service)); e != "" {
 		return strings.TrimSuffix(e, "/")
 	}
 	if c.endpoint != "" {

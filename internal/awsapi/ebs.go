@@ -93,18 +93,39 @@ type Block struct {
 
 // ListBlocks lists a completed snapshot's blocks in ascending order, or with
 // since, an earlier snapshot of the same volume, those that differ from it. A
-// block that is in since and no more in snapshot has an empty Token.
+// block that is in since and no more in snapshot has an empty Token. The whole
+// list is held; EachBlocks does without.
 func (c *Client) ListBlocks(ctx context.Context, snapshot, since string) (blocks []Block, volumeGiB int64, err error) {
-	q := url.Values{"maxResults": {"10000"}}
+	volumeGiB, err = c.EachBlocks(ctx, snapshot, since, 0, maxPage, func(page []Block) bool {
+		blocks = append(blocks, page...)
+		return true
+	})
+	return blocks, volumeGiB, err
+}
+
+// maxPage is the most blocks that one answer lists, minPage the least that may be
+// asked for (ListSnapshotBlocks, MaxResults).
+const (
+	minPage = 100
+	maxPage = 10_000
+)
+
+// EachBlocks is ListBlocks from a block on, in pages of at most so many, until
+// more is false.
+func (c *Client) EachBlocks(ctx context.Context, snapshot, since string, from int64, most int, more func([]Block) bool) (volumeGiB int64, err error) {
+	q := url.Values{"maxResults": {strconv.Itoa(min(max(most, minPage), maxPage))}}
+	if from > 0 {
+		q.Set("startingBlockIndex", strconv.FormatInt(from, 10))
+	}
 	path := "/snapshots/" + url.PathEscape(snapshot) + "/blocks"
 	if since != "" {
 		path = "/snapshots/" + url.PathEscape(snapshot) + "/changedblocks"
 		q.Set("firstSnapshotId", since)
 	}
-	for {
+	for last := int64(-1); ; {
 		r, err := c.do(ctx, call{service: "ebs", method: http.MethodGet, path: path, query: q})
 		if err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 		var out struct {
 			Blocks []struct {
@@ -119,29 +140,34 @@ func (c *Client) ListBlocks(ctx context.Context, snapshot, since string) (blocks
 			NextToken             string
 		}
 		if err := json.Unmarshal(r.body, &out); err != nil {
-			return nil, 0, fmt.Errorf("cannot read the list of blocks of %s: %w", snapshot, err)
+			return 0, fmt.Errorf("cannot read the list of blocks of %s: %w", snapshot, err)
 		}
 		if out.BlockSize != BlockSize {
-			return nil, 0, fmt.Errorf("cannot read snapshot %s: its blocks are of %d bytes, not %d", snapshot, out.BlockSize, BlockSize)
+			return 0, fmt.Errorf("cannot read snapshot %s: its blocks are of %d bytes, not %d", snapshot, out.BlockSize, BlockSize)
 		}
-		volumeGiB = out.VolumeSize
+		var page []Block
 		for _, b := range out.Blocks {
-			blocks = append(blocks, Block{b.BlockIndex, b.BlockToken})
+			page = append(page, Block{b.BlockIndex, b.BlockToken})
 		}
 		for _, b := range out.ChangedBlocks {
-			blocks = append(blocks, Block{b.BlockIndex, b.SecondBlockToken})
+			page = append(page, Block{b.BlockIndex, b.SecondBlockToken})
 		}
-		for i := max(1, len(blocks)-len(out.Blocks)-len(out.ChangedBlocks)); i < len(blocks); i++ {
-			if blocks[i].Index <= blocks[i-1].Index {
-				return nil, 0, fmt.Errorf("cannot read snapshot %s: its blocks are not listed in order", snapshot)
+		for _, b := range page {
+			if b.Index <= last || b.Index >= out.VolumeSize<<30/BlockSize || out.VolumeSize > maxVolume {
+				return 0, fmt.Errorf("cannot read snapshot %s: its blocks are not listed in order, or not within its volume", snapshot)
 			}
+			last = b.Index
 		}
-		if out.NextToken == "" {
-			return blocks, volumeGiB, nil
+		if volumeGiB = out.VolumeSize; !more(page) || out.NextToken == "" {
+			return volumeGiB, nil
 		}
 		q.Set("pageToken", out.NextToken)
+		q.Del("startingBlockIndex") // the token knows it
 	}
 }
+
+// maxVolume is the largest volume in GiB (Amazon EBS volume types, 2026).
+const maxVolume = 64 << 10
 
 // GetBlock reads one block and checks the digest that came with it.
 func (c *Client) GetBlock(ctx context.Context, snapshot string, b Block) ([]byte, error) {

@@ -113,7 +113,9 @@ type SnapshotInfo struct {
 	VolumeID  string `xml:"volumeId"`
 	GiB       int64  `xml:"volumeSize"`
 	Encrypted bool   `xml:"encrypted"`
-	Started   string `xml:"startTime"`
+	Started   string `xml:"startTime"` // RFC 3339
+	Text      string `xml:"description"`
+	Tier      string `xml:"storageTier"` // standard, archive
 	Tags      []Tag  `xml:"tagSet>item"`
 }
 
@@ -137,7 +139,15 @@ type ImageInfo struct {
 	BootMode string `xml:"bootMode"`
 	Platform string `xml:"platform"`
 	TPM      string `xml:"tpmSupport"`
-	Tags     []Tag  `xml:"tagSet>item"`
+	Created  string `xml:"creationDate"` // RFC 3339
+	Instance string `xml:"sourceInstanceId"`
+	Root     string `xml:"rootDeviceName"`
+	Devices  []struct {
+		Name     string `xml:"deviceName"`
+		Snapshot string `xml:"ebs>snapshotId"`
+		GiB      int64  `xml:"ebs>volumeSize"`
+	} `xml:"blockDeviceMapping>item"`
+	Tags []Tag `xml:"tagSet>item"`
 }
 
 // Images lists those p asks for.
@@ -164,6 +174,9 @@ type InstanceInfo struct {
 	Platform  string `xml:"platform"`
 	PrivateIP string `xml:"privateIpAddress"`
 	Root      string `xml:"rootDeviceName"`
+	Lifecycle string `xml:"instanceLifecycle"` // "" for on-demand
+	Cores     int    `xml:"cpuOptions>coreCount"`
+	Threads   int    `xml:"cpuOptions>threadsPerCore"`
 	Devices   []struct {
 		Name   string `xml:"deviceName"`
 		Volume string `xml:"ebs>volumeId"`
@@ -197,6 +210,7 @@ func (c *Client) Instances(ctx context.Context, p Params) (all []InstanceInfo, e
 type VolumeInfo struct {
 	ID       string `xml:"volumeId"`
 	State    string `xml:"status"`
+	GiB      int64  `xml:"size"`
 	Attached []struct {
 		Instance string `xml:"instanceId"`
 		Device   string `xml:"device"`
@@ -226,6 +240,15 @@ type InstanceType struct {
 	ENA       string   `xml:"networkInfo>enaSupport"`
 	Current   bool     `xml:"currentGeneration"`
 	BareMetal bool     `xml:"bareMetal"`
+	Burst     bool     `xml:"burstablePerformanceSupported"`
+	TPM       string   `xml:"nitroTpmSupport"`
+	NICs      int      `xml:"networkInfo>maximumNetworkInterfaces"`
+	// Attachments is the number of volumes; where AttachmentLimit is "shared",
+	// adapters after the first count too.
+	Attachments     int    `xml:"ebsInfo>maximumEbsAttachments"`
+	AttachmentLimit string `xml:"ebsInfo>attachmentLimitType"`
+	// Accelerators are the names of GPUs, the only kind that is looked at.
+	Accelerators []string `xml:"gpuInfo>gpus>item>name"`
 }
 
 // InstanceTypes lists those p asks for.

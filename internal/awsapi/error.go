@@ -77,7 +77,7 @@ func parseError(service string, res *http.Response, body []byte) error {
 		e.retryAfter = time.Duration(s) * time.Second
 	}
 	e.Request = res.Header.Get("X-Amzn-Requestid")
-	if typ := res.Header.Get("X-Amzn-Errortype"); typ != "" || strings.HasPrefix(res.Header.Get("Content-Type"), "application/json") {
+	if typ := res.Header.Get("X-Amzn-Errortype"); typ != "" || strings.Contains(res.Header.Get("Content-Type"), "json") {
 		var j struct {
 			Type, Code, Message, Reason string
 			Under                       string `json:"__type"`

@@ -10,6 +10,9 @@
 //   - bare image files (image.go), each a backup of one disk, or of one machine
 //     together where a vm.json stands beside them.
 //
+// In place of a folder it reads the EBS snapshots and images of an AWS account
+// (ebs.go), without a file in between.
+//
 // All of it is hostile input: nothing outside the folder is read, whatever
 // names, links or headers say; text files are bounded; a broken or foreign entry
 // is listed with its fault and never hides the others.
@@ -20,6 +23,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"ascend/internal/disk"
@@ -51,6 +56,7 @@ const (
 	LayoutCloudStack Layout = "cloudstack"
 	// LayoutNutanix is images beside answers of Prism Central's API.
 	LayoutNutanix Layout = "nutanix"
+	LayoutEBS     Layout = "ebs" // snapshots in an AWS account
 )
 
 // Backup is one machine at one point in time.
@@ -151,25 +157,50 @@ const (
 
 // Repository is a folder of backups. Its methods may be called concurrently.
 type Repository struct {
-	root  *disk.Root
-	files *Backup // what FromFiles was given, instead of the whole folder
+	root  *disk.Root // nil with ebs
+	files *Backup    // what FromFiles was given, instead of the whole folder
+	ebs   *ebs       // an AWS account instead of a folder
+	name  string
 }
 
 // Open opens the folder dir as a repository: the root of one, one context
-// folder, an OVF folder, or any folder with images in it.
+// folder, an OVF folder, or any folder with images in it. A name that begins
+// with ebs: is an AWS account in a region (see ebs.go), which is not asked yet.
 func Open(dir string) (*Repository, error) {
+	if strings.HasPrefix(dir, ebsScheme) {
+		e, err := parseEBS(dir)
+		if err != nil {
+			return nil, fmt.Errorf("cannot open repository: %w", err)
+		}
+		return &Repository{ebs: e, name: dir}, nil
+	}
 	root, err := disk.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open repository: %w", err)
 	}
-	return &Repository{root: root}, nil
+	name, err := filepath.Abs(dir)
+	if err != nil {
+		name = dir
+	}
+	return &Repository{root: root, name: name}, nil
 }
 
-// Root is the folder that all paths are relative to. The repository keeps it.
+// Root is the folder that all paths are relative to; nil for a repository that is
+// none. The repository keeps it.
 func (r *Repository) Root() *disk.Root { return r.root }
 
+// Name opens the repository again, from any folder: its path, absolute, or what
+// Open was given.
+func (r *Repository) Name() string { return r.name }
+
 // Close releases the folder. Opened disks stay open.
-func (r *Repository) Close() error { return r.root.Close() }
+func (r *Repository) Close() error {
+	if r.ebs != nil {
+		r.ebs.close()
+		return nil
+	}
+	return r.root.Close()
+}
 
 // OpenDisk opens disk i of b, with its whole chain. It refuses a disk that was
 // listed with a fault. The caller closes the image.
@@ -201,6 +232,8 @@ func (r *Repository) openDisk(ctx context.Context, d Disk) (disk.Image, error) {
 			return nil, fmt.Errorf("%w: no file and no size", ErrFault)
 		}
 		return blank(d.Size), nil
+	case r.ebs != nil:
+		return r.ebs.open(ctx, d)
 	case d.Member != "":
 		return r.openMember(d.Path, d.Member, d.Format)
 	}

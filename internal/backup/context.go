@@ -426,8 +426,8 @@ func (l *lister) machine(name string, there bool) (*vm.Machine, []string) {
 	return nil, []string{fmt.Sprintf("%s is not usable: %s", machineFile, reason(err))}
 }
 
-func sortedKeys[V any](m map[int]V) []int {
-	out := make([]int, 0, len(m))
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	out := make([]K, 0, len(m))
 	for k := range m {
 		out = append(out, k)
 	}

@@ -150,7 +150,7 @@ func oldest(hits []Backup) Backup {
 
 // inside is a path as the repository has it: relative to the root.
 func (r *Repository) inside(ref string) string {
-	if filepath.IsAbs(ref) {
+	if filepath.IsAbs(ref) && r.root != nil {
 		if root, err := filepath.Abs(r.root.Path()); err == nil {
 			if rel, err := filepath.Rel(root, ref); err == nil {
 				return rel

@@ -31,6 +31,14 @@ func (r *Repository) List(ctx context.Context) ([]Backup, error) {
 	if r.files != nil {
 		return []Backup{clone(*r.files)}, nil
 	}
+	if r.ebs != nil {
+		out, err := r.ebs.list(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the snapshots of %s: %w", r.name, err)
+		}
+		finish(out)
+		return out, nil
+	}
 	l := newLister(r)
 	jobs, faults, err := l.walk(ctx)
 	if err != nil {

@@ -236,10 +236,19 @@ func (t *task) powerOn(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { u.done(err) }()
+	was := *v
 	if err := u.PowerOn(ctx, v); err != nil {
 		return fmt.Errorf("cannot power on the machine: %w", err)
 	}
-	return nil
+	if *v == was {
+		return nil
+	}
+	// Where what is powered on is another thing, as an instance of an image is,
+	// that is the machine from here on.
+	if err := t.save(ctx, blobMachine, v); err != nil {
+		return err
+	}
+	return t.s.store.SetMachine(ctx, t.a.Job, v.ID, v.Name)
 }
 
 // receipt writes and signs what was read, what landed and how that was

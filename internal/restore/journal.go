@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ascend/internal/disk"
+	"ascend/internal/target"
 	"ascend/internal/transfer/journal"
 )
 
@@ -38,14 +39,22 @@ func (j *journaled) Close() error {
 	return j.Journal.Close()
 }
 
-// journal continues the disk's journal, or begins one when there is none or the
-// target cannot go on with an upload.
-func (t *task) journal(ctx context.Context, i int, m *disk.Map) (*journaled, error) {
+// into names what an upload writes into, "" where it is the same for all of a job.
+func into(up target.Upload) string {
+	if id, ok := target.As[target.Identified](up); ok {
+		return " in " + id.Identity()
+	}
+	return ""
+}
+
+// journal continues the disk's journal, or begins one when there is none, when it
+// is of another upload or when the target cannot go on with an upload.
+func (t *task) journal(ctx context.Context, i int, into string, m *disk.Map) (*journaled, error) {
 	if _, err := t.dir(); err != nil {
 		return nil, err
 	}
 	d := t.spec.Plan.Disks[i].Delivery
-	key := fmt.Sprintf("%s disk %d as %s", t.a.Job, i, d.Format)
+	key := fmt.Sprintf("%s disk %d as %s%s", t.a.Job, i, d.Format, into)
 	path := t.file(journalName(i))
 	mirrored := t.s.shared && d.Resumable
 	if mirrored {

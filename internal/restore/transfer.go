@@ -57,6 +57,9 @@ func (t *task) deliver(ctx context.Context, u *use, i int) error {
 		}
 	}
 	up, err := u.Upload(ctx, i)
+	if errors.Is(err, target.ErrExpired) {
+		return errors.Join(err, t.dropJournal(ctx, i))
+	}
 	if err != nil {
 		return err
 	}
@@ -128,7 +131,7 @@ func (t *task) send(ctx context.Context, up target.Upload, i int) (*landing, err
 		return nil, err
 	}
 	l := &landing{DiskReceipt: DiskReceipt{Index: pd.Index, Virtual: pd.Virtual, Chain: pd.Source.Chain, Format: pd.Delivery.Format, Patches: patches, Allocated: src.Map.Bytes(), Started: stamp()}}
-	jn, err := t.journal(ctx, i, src.Map)
+	jn, err := t.journal(ctx, i, into(up), src.Map)
 	if err != nil {
 		return nil, err
 	}

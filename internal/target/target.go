@@ -67,6 +67,7 @@ type Session interface {
 	Finish(ctx context.Context) (*VM, error)
 
 	// PowerOn starts the machine and returns when the platform says it runs.
+	// Where it starts another thing than Finish made, v becomes that thing.
 	PowerOn(ctx context.Context, v *VM) error
 
 	// Close ends leases and sessions. What was created stays.
@@ -103,6 +104,11 @@ type BlockUpload interface {
 	// WriteBlock is WriteRange of one whole block with its SHA-256.
 	WriteBlock(ctx context.Context, off int64, p []byte, sum [sha256.Size]byte) error
 }
+
+// Identified is an optional power of an Upload whose platform may lose what was
+// sent and begin anew: Identity names what the upload writes into. What landed
+// under another identity is not in it.
+type Identified interface{ Identity() string }
 
 // StreamUpload takes the file's bytes strictly in order.
 type StreamUpload interface {

@@ -1,15 +1,16 @@
 // Package aws restores machines to Amazon EC2.
 //
 // Disks are written block by block into EBS snapshots by the EBS direct APIs:
-// there is no staging, no S3 bucket and no import role. Finish registers an AMI
+// there is no staging and no S3 bucket. Finish registers an AMI
 // of the snapshots, which is the machine powered off; PowerOn launches an
 // instance of it and waits for EC2's status checks. An order that is not
-// powered on stops at the AMI. With the option attach-to, Finish makes volumes
-// of the snapshots and attaches them to an instance that exists instead.
+// powered on stops at the AMI. The AMI of a Windows guest is made by ImportImage of
+// the snapshots. With the option attach_to, Finish makes volumes of the snapshots and
+// attaches them to an instance that exists instead.
 //
 // Everything made bears the tag ascend:job, and is found by it when the process
-// died between making and recording. Undo removes what is recorded and bears
-// the job's tag, and nothing else.
+// died between making and recording. Undo removes what is recorded and nothing
+// else.
 package aws
 
 import (
@@ -17,12 +18,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"ascend/internal/awsapi"
 	"ascend/internal/disk"
 	"ascend/internal/image"
 	"ascend/internal/target"
+	"ascend/internal/target/caps"
 	"ascend/internal/vm"
 )
 
@@ -32,42 +33,39 @@ var (
 	_ target.Session     = (*session)(nil)
 	_ target.ReadBacker  = (*session)(nil)
 	_ target.BlockUpload = (*upload)(nil)
+	_ target.Identified  = (*upload)(nil)
 )
 
 // pathEBS is the way by the EBS direct APIs, as in Delivery.Path.
-const pathEBS = "ebs-direct"
+const pathEBS = "ebs"
 
 // workers is the number of blocks on their way at once for one disk: 128 of
 // 512 KiB reach 980 a second at a latency of 130 ms.
 const workers = 128
 
-// Limits (Amazon EC2 and EBS documentation, 2026): volumes of at most 64 TiB
-// need io2 or gp3; the largest instance types.
-const (
-	maxDisk   = 64 * vm.TiB
-	maxDisks  = 24 // device names: the root and deviceNames
-	maxCPUs   = 896
-	maxMemory = 32 * vm.TiB
-	maxNICs   = 15
-)
+// maxUserData is the most bytes of user data, before it is encoded (RunInstances).
+const maxUserData = 16 << 10
+
+// maxDisks is the number of device names: the root and those of devices.
+const maxDisks = 64
 
 // Names of placement fields and options.
 const (
-	fieldSubnet  = "subnet"
-	fieldGroups  = "security-groups"
-	fieldKeyPair = "key-pair"
-	fieldType    = "instance-type"
-	fieldVolume  = "volume-type"
+	fieldSubnet = "subnet"
+	fieldGroups = "security_groups"
+	fieldKey    = "key_name"
+	fieldVolume = "volume_type"
+	fieldZone   = "availability_zone"
 
-	optProfile    = "iam-profile"
-	optAddress    = "private-address"
-	optIMDS       = "imds"
-	optUserData   = "user-data"
-	optIOPS       = "iops"
-	optThroughput = "throughput"
-	optEncrypt    = "encrypt"
-	optKMS        = "kms-key"
-	optAttach     = "attach-to"
+	optProfile  = "iam_profile"
+	optIMDS     = "imds"
+	optUserData = "user_data"
+	optEncrypt  = "encrypt"
+	optKMS      = "kms_key"
+	optAttach   = "attach_to"
+	optImport   = "import"
+	optLicense  = "license"
+	optRole     = "import_role"
 )
 
 // cloud is one account in one region. Methods may be called concurrently.
@@ -79,98 +77,44 @@ type cloud struct {
 // Close implements target.Target.
 func (t *cloud) Close() error { t.c.Close(); return nil }
 
-// Capabilities implements target.Target.
+// Capabilities implements target.Target: the platform's, without what this
+// connector does not do. Secure Boot needs a store of UEFI variables with keys,
+// which no backup holds in a form that RegisterImage takes.
 func (t *cloud) Capabilities() target.Capabilities {
-	return target.Capabilities{
-		Platform: vm.AWS,
-		Deliveries: []target.Delivery{{
-			Format: image.Format{Name: "raw"}, Mode: target.Ranges, Clean: true, Resumable: true, NeedSize: true,
-			Block: awsapi.BlockSize, BlockSums: true, MaxRange: awsapi.BlockSize, Workers: workers, Align: 1 << 30, Path: pathEBS,
-		}},
-		Firmware:    []vm.Firmware{vm.BIOS, vm.UEFI},
-		TPM:         true,
-		Arch:        []vm.Arch{vm.AMD64, vm.ARM64},
-		Controllers: []vm.Bus{vm.BusNVMe},
-		NICModels:   []vm.NICModel{vm.ENA},
-		MaxDisks:    maxDisks, MaxNICs: maxNICs, MaxCPUs: maxCPUs, MaxMemory: maxMemory, MaxDiskSize: maxDisk,
-		Fields: []target.Field{
-			{Name: fieldSubnet, Help: "subnet of every NIC that is not mapped to one; without one the default VPC's"},
-			{Name: fieldGroups, Help: "security groups, by id, separated by commas"},
-			{Name: fieldKeyPair, Help: "key pair of the instance"},
-			{Name: fieldType, Help: "instance type; without one the smallest that holds the machine"},
-			{Name: fieldVolume, Help: "volume type of every disk that names none", Default: "gp3", Values: volumeTypes()},
-		},
-		Options: []target.Field{
-			{Name: optProfile, Help: "IAM instance profile, by name or ARN"},
-			{Name: optAddress, Help: "private IPv4 address of the first NIC"},
-			{Name: optIMDS, Help: "instance metadata: required asks for tokens (IMDSv2)", Default: "required", Values: []string{"required", "optional"}},
-			{Name: optUserData, Help: "user data of the instance, as text"},
-			{Name: optIOPS, Help: "IOPS of gp3, io1 and io2 volumes"},
-			{Name: optThroughput, Help: "throughput of gp3 volumes in MiB/s"},
-			{Name: optEncrypt, Help: "encrypt the snapshots, with the account's key or kms-key", Default: "no", Values: []string{"yes", "no"}},
-			{Name: optKMS, Help: "ARN of the KMS key to encrypt with"},
-			{Name: optAttach, Help: "attach the disks as volumes to this instance, and make no machine"},
-		},
+	c := caps.For(vm.AWS)
+	c.SecureBoot, c.MaxDisks = false, maxDisks
+	for i := range c.Deliveries {
+		d := &c.Deliveries[i]
+		d.NeedSize, d.BlockSums, d.Workers = true, true, workers
 	}
-}
-
-func volumeTypes() []string { return []string{"gp3", "gp2", "io1", "io2", "st1", "sc1", "standard"} }
-
-// Inventory implements target.Target.
-func (t *cloud) Inventory(ctx context.Context) (*target.Inventory, error) {
-	fail := func(err error) (*target.Inventory, error) {
-		return nil, fmt.Errorf("cannot list what the account has: %w", translate(err))
-	}
-	inv := &target.Inventory{Places: map[string][]target.Place{}, Asked: time.Now()}
-	add := func(field, name, note string) {
-		inv.Places[field] = append(inv.Places[field], target.Place{Name: name, Note: note})
-	}
-	subnets, err := t.c.Subnets(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	for _, s := range subnets {
-		note := strings.TrimSpace(s.Name + " " + s.Note)
-		add(fieldSubnet, s.ID, note)
-		inv.Networks = append(inv.Networks, target.Place{Name: s.ID, Note: note})
-	}
-	groups, err := t.c.SecurityGroups(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	for _, g := range groups {
-		add(fieldGroups, g.ID, g.Note)
-	}
-	pairs, err := t.c.KeyPairs(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	for _, k := range pairs {
-		add(fieldKeyPair, k, "")
-	}
-	types, err := t.types(ctx, vm.AMD64)
-	if err != nil {
-		return fail(err)
-	}
-	for _, y := range types {
-		add(fieldType, y.Name, fmt.Sprintf("%d vCPU, %d MiB", y.CPUs, y.MiB))
-	}
-	for _, v := range volumeTypes() {
-		add(fieldVolume, v, "")
-	}
-	images, err := t.c.Images(ctx, awsapi.Params{"Owner.1": "self"})
-	if err != nil {
-		return fail(err)
-	}
-	for _, im := range images {
-		inv.Taken = append(inv.Taken, im.Name)
-		if n := awsapi.TagValue(im.Tags, "Name"); n != "" {
-			inv.Taken = append(inv.Taken, n)
+	for i := range c.Fields {
+		if c.Fields[i].Name == fieldVolume {
+			c.Fields[i].Default, c.Fields[i].Values = "gp3", volumeTypes(c)
 		}
 	}
-	slices.Sort(inv.Taken)
-	inv.Taken = slices.Compact(inv.Taken)
-	return inv, nil
+	c.Fields = append(c.Fields,
+		target.Field{Name: fieldSubnet, Help: "subnet of every adapter that is not mapped to one; without one the default VPC's"},
+		target.Field{Name: fieldGroups, Help: "security groups of adapters that name none, by id, separated by commas"},
+	)
+	c.Options = []target.Field{
+		{Name: optProfile, Help: "IAM instance profile, by name or ARN"},
+		{Name: optIMDS, Help: "instance metadata: required asks for tokens (IMDSv2)", Default: "required", Values: []string{"required", "optional"}},
+		{Name: optUserData, Help: "user data of the instance, as text"},
+		{Name: optEncrypt, Help: "encrypt the snapshots, with the account's key or kms_key", Default: "no", Values: []string{"yes", "no"}},
+		{Name: optKMS, Help: "ARN of the KMS key to encrypt with"},
+		{Name: optImport, Help: "make the image by ImportImage, which converts and licenses the guest; auto: for Windows", Default: "auto", Values: []string{"auto", "yes", "no"}},
+		{Name: optLicense, Help: "licence of an imported guest: AWS's, or the one it brings along (BYOL); auto: AWS decides", Default: "auto", Values: []string{"auto", "AWS", "BYOL"}},
+		{Name: optRole, Help: "role that AWS imports with; without one vmimport"},
+		{Name: optAttach, Help: "attach the disks as volumes to this instance, and make no machine"},
+	}
+	return c
+}
+
+func volumeTypes(c target.Capabilities) (out []string) {
+	for _, k := range c.Traits.Classes {
+		out = append(out, k.Name)
+	}
+	return out
 }
 
 // ReadLanded implements target.Reader.
@@ -210,7 +154,7 @@ func (t *cloud) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 }
 
 func (t *cloud) checkOrder(o *target.Order) error {
-	caps := t.Capabilities()
+	c := t.Capabilities()
 	bad := func(format string, args ...any) error { return target.Permanent(fmt.Sprintf(format, args...), "") }
 	switch {
 	case o.Job == "" || o.Machine == nil:
@@ -224,19 +168,38 @@ func (t *cloud) checkOrder(o *target.Order) error {
 		switch {
 		case d.Delivery.Path != pathEBS || d.Delivery.Format.Name != "raw" || d.Delivery.Mode != target.Ranges:
 			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
-		case d.FileSize != d.Virtual || d.Virtual <= 0 || d.Virtual > maxDisk:
-			return bad("disk %d: a file of %d bytes for a disk of %d, at most %d", i, d.FileSize, d.Virtual, maxDisk)
+		case d.FileSize != d.Virtual || d.Virtual <= 0 || d.Virtual > c.MaxDiskSize:
+			return bad("disk %d: a file of %d bytes for a disk of %d, at most %d", i, d.FileSize, d.Virtual, c.MaxDiskSize)
 		}
 	}
+	if err := checkImport(o); err != nil {
+		return err
+	}
 	for i, s := range o.Placement.Storage {
-		if s != "" && !slices.Contains(volumeTypes(), s) {
+		if s != "" && !slices.Contains(volumeTypes(c), s) {
 			return bad("disk %d: unknown volume type %q", i, s)
+		}
+	}
+	for i := range o.Disks {
+		if v := volumeOf(o, i); v["Iops"] == "" && (v["VolumeType"] == "io1" || v["VolumeType"] == "io2") {
+			return target.Permanent(fmt.Sprintf("disk %d: a volume of type %s needs its IOPS", i, v["VolumeType"]), "state them with the type: --storage disk0=io2:iops=4000")
+		}
+	}
+	if n := len(o.Options[optUserData]); n > maxUserData {
+		return bad("%d bytes of user data, and %d are the most", n, maxUserData)
+	}
+	for i, a := range o.Placement.Adapters {
+		if _, err := addresses(o, i); err != nil {
+			return err
+		}
+		if a.Address != "" && !slices.Contains(c.Traits.Addresses, a.Address) {
+			return bad("nic %d: unknown address policy %q", i, a.Address)
 		}
 	}
 	for _, g := range []struct {
 		have   map[string]string
 		fields []target.Field
-	}{{o.Placement.Fields, caps.Fields}, {o.Options, caps.Options}} {
+	}{{o.Placement.Fields, c.Fields}, {o.Options, c.Options}} {
 		for name, v := range g.have {
 			k := slices.IndexFunc(g.fields, func(f target.Field) bool { return f.Name == name })
 			if k < 0 {

@@ -42,7 +42,7 @@ func (p *peer) open(t testing.TB, secretKey string) *cloud {
 func (p *peer) Open(t testing.TB) target.Target { return p.open(t, awssim.SecretKey) }
 
 func (p *peer) Order(_ testing.TB, o *target.Order) {
-	o.Placement.Fields = map[string]string{fieldSubnet: awssim.Subnet, fieldGroups: awssim.Group, fieldKeyPair: awssim.KeyName}
+	o.Placement.Fields = map[string]string{fieldSubnet: awssim.Subnet, fieldGroups: awssim.Group, fieldKey: awssim.KeyName}
 }
 
 // Read puts a disk together from the blocks of the snapshot that bears the

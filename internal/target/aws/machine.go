@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"ascend/internal/awsapi"
 	"ascend/internal/target"
+	"ascend/internal/target/caps"
 	"ascend/internal/vm"
 )
 
@@ -27,8 +29,10 @@ func devices(n, boot int) []string {
 	for c := 'f'; c <= 'p'; c++ {
 		free = append(free, "/dev/sd"+string(c))
 	}
-	for c := 'a'; len(free) < maxDisks; c++ {
-		free = append(free, "/dev/xvdb"+string(c))
+	for _, b := range []string{"/dev/xvdb", "/dev/xvdc"} {
+		for c := 'a'; c <= 'z'; c++ {
+			free = append(free, b+string(c))
+		}
 	}
 	out := make([]string, n)
 	for i := range out {
@@ -59,12 +63,7 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 		}
 		return &target.VM{ID: inst, Name: s.order.Machine.Name, URL: s.url("InstanceDetails:instanceId=" + inst)}, nil
 	}
-	r, err := s.make(ctx, kindImage, s.order.Machine.Name, func(id string) (bool, error) {
-		im, err := s.t.image(ctx, id)
-		return im != nil, err
-	}, func(_ string, tags []awsapi.Tag) (string, error) {
-		return s.t.c.ID(ctx, "RegisterImage", s.imageParams(snaps).Tags("image", tags))
-	})
+	r, err := s.makeImage(ctx, snaps)
 	if err != nil {
 		return fail(err)
 	}
@@ -79,6 +78,19 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 		return fail(err)
 	}
 	return &target.VM{ID: r.ID, Name: s.order.Machine.Name, URL: s.url("ImageDetails:imageId=" + r.ID)}, nil
+}
+
+// makeImage registers the snapshots as an image, or has them imported.
+func (s *session) makeImage(ctx context.Context, snaps []string) (target.Resource, error) {
+	if imports(s.order) {
+		return s.importImage(ctx, snaps)
+	}
+	return s.make(ctx, kindImage, s.order.Machine.Name, func(id string) (bool, error) {
+		im, err := s.t.image(ctx, id)
+		return im != nil, err
+	}, func(_ string, tags []awsapi.Tag) (string, error) {
+		return s.t.c.ID(ctx, "RegisterImage", s.imageParams(snaps).Tags("image", tags))
+	})
 }
 
 func (s *session) url(page string) string {
@@ -130,7 +142,7 @@ func (s *session) imageParams(snaps []string) awsapi.Params {
 		p[at+".DeviceName"] = dev
 		p[at+".Ebs.SnapshotId"] = snaps[i]
 		p[at+".Ebs.DeleteOnTermination"] = "true"
-		for k, v := range s.volume(i) {
+		for k, v := range volumeOf(s.order, i) {
 			p[at+".Ebs."+k] = v
 		}
 	}
@@ -138,27 +150,33 @@ func (s *session) imageParams(snaps []string) awsapi.Params {
 }
 
 func arch(a vm.Arch) string {
-	if a == vm.ARM64 {
+	switch a {
+	case vm.ARM64:
 		return "arm64"
+	case vm.I386:
+		return "i386"
 	}
 	return "x86_64"
 }
 
-// volume is type and performance of disk i's volume.
-func (s *session) volume(i int) map[string]string {
-	kind := s.order.Placement.Fields[fieldVolume]
-	if i < len(s.order.Placement.Storage) && s.order.Placement.Storage[i] != "" {
-		kind = s.order.Placement.Storage[i]
+// volumeOf is type and performance of disk i's volume, as EC2 names them.
+func volumeOf(o *target.Order, i int) map[string]string {
+	kind := o.Placement.Fields[fieldVolume]
+	if i < len(o.Placement.Storage) && o.Placement.Storage[i] != "" {
+		kind = o.Placement.Storage[i]
 	}
 	if kind == "" {
 		kind = "gp3"
 	}
 	out := map[string]string{"VolumeType": kind}
-	if v := s.order.Options[optIOPS]; v != "" && (kind == "gp3" || kind == "io1" || kind == "io2") {
-		out["Iops"] = v
-	}
-	if v := s.order.Options[optThroughput]; v != "" && kind == "gp3" {
-		out["Throughput"] = v
+	if i < len(o.Placement.Volumes) {
+		v := o.Placement.Volumes[i]
+		if v.IOPS > 0 {
+			out["Iops"] = strconv.Itoa(v.IOPS)
+		}
+		if v.Throughput > 0 {
+			out["Throughput"] = strconv.Itoa(v.Throughput)
+		}
 	}
 	return out
 }
@@ -185,7 +203,7 @@ func (t *cloud) types(ctx context.Context, a vm.Arch) ([]awsapi.InstanceType, er
 
 // instanceType is the one asked for, or the smallest that holds the machine.
 func (s *session) instanceType(ctx context.Context) (string, error) {
-	if n := s.order.Placement.Fields[fieldType]; n != "" {
+	if n := s.order.Placement.Fields[caps.InstanceType]; n != "" {
 		return n, nil
 	}
 	m := s.order.Machine
@@ -199,7 +217,7 @@ func (s *session) instanceType(ctx context.Context) (string, error) {
 			return y.Name, nil
 		}
 	}
-	return "", target.Permanent(fmt.Sprintf("no instance type of the region has %d vCPUs and %d MiB", m.CPU.Total(), m.Memory>>20), "choose one with instance-type")
+	return "", target.Permanent(fmt.Sprintf("no instance type of the region has %d vCPUs and %d MiB", m.CPU.Total(), m.Memory>>20), "choose one with instance_type")
 }
 
 // PowerOn implements target.Session: it launches an instance of the image, once
@@ -247,7 +265,7 @@ func (s *session) launchParams(ctx context.Context, ami, token string) (awsapi.P
 	if o[optIMDS] == "optional" {
 		p["MetadataOptions.HttpTokens"] = "optional"
 	}
-	if v := f[fieldKeyPair]; v != "" {
+	if v := f[fieldKey]; v != "" {
 		p["KeyName"] = v
 	}
 	if v := o[optProfile]; strings.HasPrefix(v, "arn:") {
@@ -258,40 +276,118 @@ func (s *session) launchParams(ctx context.Context, ami, token string) (awsapi.P
 	if v := o[optUserData]; v != "" {
 		p["UserData"] = base64.StdEncoding.EncodeToString([]byte(v))
 	}
-	var groups []string
-	for _, g := range strings.Split(f[fieldGroups], ",") {
-		if g = strings.TrimSpace(g); g != "" {
-			groups = append(groups, g)
-		}
+	if err := s.performance(ctx, ami, p); err != nil {
+		return nil, err
 	}
-	var subnets []string
-	for _, n := range s.order.Placement.Networks {
-		if n == "" {
-			n = f[fieldSubnet]
-		}
-		if n != "" {
-			subnets = append(subnets, n)
-		}
+	if z := f[fieldZone]; z != "" {
+		p["Placement.AvailabilityZone"] = z
 	}
-	if len(subnets) == 0 {
-		p.List("SecurityGroupId", groups...)
-		if v := f[fieldSubnet]; v != "" {
-			p["SubnetId"] = v
-		}
-		if v := o[optAddress]; v != "" {
-			p["PrivateIpAddress"] = v
-		}
-		return p, nil
-	}
-	for i, n := range subnets {
+	nics := max(len(s.order.Machine.NICs), 1) // an instance has at least one
+	for i := range nics {
 		at := "NetworkInterface." + strconv.Itoa(i+1)
-		p[at+".DeviceIndex"], p[at+".SubnetId"] = strconv.Itoa(i), n
-		p.List(at+".SecurityGroupId", groups...)
-		if v := o[optAddress]; v != "" && i == 0 {
-			p[at+".PrivateIpAddress"] = v
+		subnet := f[fieldSubnet]
+		if n := s.order.Placement.Networks; i < len(n) && n[i] != "" {
+			subnet = n[i]
+		}
+		p[at+".DeviceIndex"] = strconv.Itoa(i)
+		if subnet != "" {
+			p[at+".SubnetId"] = subnet
+		} else if i > 0 {
+			return nil, target.Permanent(fmt.Sprintf("adapter %d has no subnet", i), "map it to one, or set "+fieldSubnet)
+		}
+		p.List(at+".SecurityGroupId", s.groups(i)...)
+		ips, err := addresses(s.order, i)
+		if err != nil {
+			return nil, err
+		}
+		v4, v6 := 0, 0
+		for _, a := range ips {
+			if a.Is6() {
+				v6++
+				p[fmt.Sprintf("%s.Ipv6Addresses.%d.Ipv6Address", at, v6)] = a.String()
+				continue
+			}
+			v4++
+			p[fmt.Sprintf("%s.PrivateIpAddresses.%d.PrivateIpAddress", at, v4)] = a.String()
+			p[fmt.Sprintf("%s.PrivateIpAddresses.%d.Primary", at, v4)] = strconv.FormatBool(v4 == 1)
 		}
 	}
 	return p, nil
+}
+
+// performance gives the volumes of an imported image, which are of the type that
+// AWS chose, those asked for. The first disk imported is the boot disk.
+func (s *session) performance(ctx context.Context, ami string, p awsapi.Params) error {
+	if !imports(s.order) {
+		return nil // the image says it
+	}
+	im, err := s.t.image(ctx, ami)
+	if err != nil || im == nil {
+		return err
+	}
+	boot := s.order.Machine.BootDisk()
+	rest := make([]int, 0, len(s.order.Disks))
+	for i := range s.order.Disks {
+		if i != boot {
+			rest = append(rest, i)
+		}
+	}
+	for n, d := range im.Devices {
+		i := boot
+		if d.Name != im.Root {
+			if len(rest) == 0 {
+				continue
+			}
+			i, rest = rest[0], rest[1:]
+		}
+		at := "BlockDeviceMapping." + strconv.Itoa(n+1)
+		p[at+".DeviceName"] = d.Name
+		for k, v := range volumeOf(s.order, i) {
+			p[at+".Ebs."+k] = v
+		}
+	}
+	return nil
+}
+
+// groups are adapter i's security groups: its own, else the placement's.
+func (s *session) groups(i int) []string {
+	if a := s.order.Placement.Adapters; i < len(a) && len(a[i].SecurityGroups) > 0 {
+		return a[i].SecurityGroups
+	}
+	var out []string
+	for _, g := range strings.Split(s.order.Placement.Fields[fieldGroups], ",") {
+		if g = strings.TrimSpace(g); g != "" {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// addresses are those that adapter i is to have; empty leaves them to the subnet.
+func addresses(o *target.Order, i int) (out []netip.Addr, err error) {
+	var want []string
+	if i < len(o.Placement.Adapters) {
+		switch a := o.Placement.Adapters[i]; a.Address {
+		case target.AddressKeep:
+			if i < len(o.Machine.NICs) {
+				want = o.Machine.NICs[i].Addresses
+			}
+		case target.AddressNew:
+			want = a.Addresses
+		}
+	}
+	for _, s := range want {
+		host, _, _ := strings.Cut(s, "/")
+		a, err := netip.ParseAddr(host)
+		if err != nil {
+			return nil, target.Permanent(fmt.Sprintf("nic %d: %q is no address", i, s), "")
+		}
+		if a = a.Unmap(); a.IsLinkLocalUnicast() {
+			continue // the guest makes its own
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }
 
 // instance describes one; nil when it is not there or was terminated.
@@ -339,20 +435,20 @@ func (s *session) attach(ctx context.Context, inst string, snaps []string) error
 		return err
 	}
 	if in == nil {
-		return target.Permanent("there is no instance "+inst, "check attach-to")
+		return target.Permanent("there is no instance "+inst, "check attach_to")
 	}
 	taken := map[string]bool{}
 	for _, d := range in.Devices {
 		taken[d.Name] = true
 	}
-	free := slices.DeleteFunc(devices(maxDisks, -1), func(n string) bool { return taken[n] })
+	free := slices.DeleteFunc(devices(maxDisks, 0)[1:], func(n string) bool { return taken[n] })
 	for i, snap := range snaps {
 		r, err := s.make(ctx, kindVolume, diskName(i), func(id string) (bool, error) {
 			v, err := s.t.volume(ctx, id)
 			return v != nil, err
 		}, func(token string, tags []awsapi.Tag) (string, error) {
 			p := awsapi.Params{"SnapshotId": snap, "AvailabilityZone": in.Zone, "ClientToken": token}
-			for k, v := range s.volume(i) {
+			for k, v := range volumeOf(s.order, i) {
 				p[k] = v
 			}
 			return s.t.c.ID(ctx, "CreateVolume", p.Tags("volume", tags))

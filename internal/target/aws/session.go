@@ -168,7 +168,13 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 		u.landed = sn != nil && sn.State == "completed"
 		lost = sn == nil || sn.State == "error"
 		u.seen = !lost
-		return !lost, nil
+		if sn != nil && lost { // its record is about to be the next one's
+			err = s.t.c.EC2(ctx, "DeleteSnapshot", awsapi.Params{"SnapshotId": id}, nil)
+			if awsapi.Missing(err) {
+				err = nil
+			}
+		}
+		return !lost, err
 	}, func(token string, tags []awsapi.Tag) (string, error) {
 		return s.t.c.StartSnapshot(ctx, awsapi.NewSnapshot{
 			VolumeSize: (u.size + 1<<30 - 1) >> 30, ClientToken: token, Timeout: 24 * 60,

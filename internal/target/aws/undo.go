@@ -12,7 +12,6 @@ import (
 // thing is what there is of a recorded resource.
 type thing struct {
 	id   string
-	tags []awsapi.Tag
 	used bool // a volume that is attached
 }
 
@@ -22,26 +21,26 @@ func (t *cloud) look(ctx context.Context, kind string, p awsapi.Params) (out []t
 	case kindSnapshot:
 		l, e := t.c.Snapshots(ctx, p)
 		for _, x := range l {
-			out = append(out, thing{id: x.ID, tags: x.Tags})
+			out = append(out, thing{id: x.ID})
 		}
 		err = e
 	case kindImage:
 		l, e := t.c.Images(ctx, p)
 		for _, x := range l {
-			out = append(out, thing{id: x.ID, tags: x.Tags})
+			out = append(out, thing{id: x.ID})
 		}
 		err = e
 	case kindVolume:
 		l, e := t.c.Volumes(ctx, p)
 		for _, x := range l {
-			out = append(out, thing{id: x.ID, tags: x.Tags, used: len(x.Attached) > 0})
+			out = append(out, thing{id: x.ID, used: len(x.Attached) > 0})
 		}
 		err = e
 	case kindInstance:
 		l, e := t.c.Instances(ctx, p)
 		for _, x := range l {
 			if x.State != "terminated" {
-				out = append(out, thing{id: x.ID, tags: x.Tags})
+				out = append(out, thing{id: x.ID})
 			}
 		}
 		err = e
@@ -59,6 +58,9 @@ var idParam = map[string]string{kindSnapshot: "SnapshotId.1", kindImage: "ImageI
 
 // find is the identifier of what an intent made, "" when nothing was made.
 func (t *cloud) find(ctx context.Context, r target.Resource) (string, error) {
+	if r.Kind == kindImport {
+		return t.findImport(ctx, r)
+	}
 	l, err := t.look(ctx, r.Kind, awsapi.Params{}.Filter("tag:"+tagJob, tagText(r.Job)).Filter("tag:"+tagPart, tagText(r.Name)))
 	if err != nil || len(l) == 0 {
 		return "", err
@@ -82,9 +84,14 @@ func (t *cloud) undo(ctx context.Context, r target.Resource) error {
 			return err
 		}
 	}
+	if r.Kind == kindImport {
+		return t.undoImport(ctx, id)
+	}
+	// An identifier is never given to another thing: what was recorded is the
+	// job's, whatever became of its tags.
 	l, err := t.look(ctx, r.Kind, awsapi.Params{idParam[r.Kind]: id})
-	if err != nil || len(l) == 0 || awsapi.TagValue(l[0].tags, tagJob) != tagText(r.Job) {
-		return err // not there, or somebody else's by now
+	if err != nil || len(l) == 0 {
+		return err // not there
 	}
 	switch r.Kind {
 	case kindInstance:

@@ -78,7 +78,7 @@ func (u *upload) WriteBlock(ctx context.Context, off int64, p []byte, sum [sha25
 			return nil
 		}
 		if awsapi.Code(err) != "ResourceNotFoundException" {
-			return u.fail(err)
+			return u.fail(u.whetherLost(ctx, err))
 		}
 		if !young && tries > 3 || pause > 30*time.Second {
 			return fmt.Errorf("cannot upload disk %d: snapshot %s: %w", u.i, u.id, target.ErrExpired)
@@ -91,6 +91,21 @@ func (u *upload) WriteBlock(ctx context.Context, off int64, p []byte, sum [sha25
 			return u.fail(ctx.Err())
 		}
 	}
+}
+
+// whetherLost is a refusal as ErrExpired when EBS has given the snapshot up, as it
+// does with one that waited longer than its Timeout for the next block.
+func (u *upload) whetherLost(ctx context.Context, err error) error {
+	switch awsapi.Code(err) {
+	case "ValidationException", "ConflictException":
+	default:
+		return err
+	}
+	sn, serr := u.s.t.snapshot(ctx, u.id)
+	if serr == nil && (sn == nil || sn.State == "error") {
+		return &target.Problem{Msg: "EBS has given the snapshot " + u.id + " up: " + err.Error(), Kind: target.ErrExpired}
+	}
+	return err
 }
 
 // compare is WriteBlock of what an earlier process completed without noting it:
@@ -121,6 +136,10 @@ func (*upload) Sync(context.Context) error { return nil }
 // Abort implements target.Upload.
 func (u *upload) Abort() error { u.mu.Lock(); u.gone = true; u.mu.Unlock(); return nil }
 
+// Identity implements target.Identified: a snapshot that EBS gave up is followed
+// by another one.
+func (u *upload) Identity() string { return u.id }
+
 // Complete implements target.Upload: EBS compares number and digest of all
 // blocks, those of earlier processes included, with what it holds.
 func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, error) {
@@ -130,7 +149,10 @@ func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	if sum.Bytes != u.size {
 		return fail(target.Permanent(fmt.Sprintf("%d bytes were sent of %d", sum.Bytes, u.size), ""))
 	}
-	if !u.landed && !u.sealed {
+	u.mu.Lock()
+	over := u.landed || u.sealed
+	u.mu.Unlock()
+	if !over {
 		if sum.Blocks == nil {
 			return fail(target.Permanent("the digests of the blocks were not computed", ""))
 		}
@@ -140,7 +162,7 @@ func (u *upload) Complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 			n++
 			h.Write(s[:])
 		}
-		err := u.seal(ctx, n, h.Sum(nil))
+		err := u.whetherLost(ctx, u.seal(ctx, n, h.Sum(nil)))
 		if awsapi.Code(err) == "ValidationException" {
 			return fail(&target.Problem{
 				Msg: "EBS does not hold what was sent: " + err.Error(), Kind: target.ErrDigest, Cause: err,

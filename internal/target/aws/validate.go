@@ -2,8 +2,10 @@ package aws
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"ascend/internal/awsapi"
@@ -37,32 +39,80 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 	if !add("region", fmt.Sprintf("%s, zones %s", t.c.Region(), strings.Join(zones, ", ")), err) {
 		return out
 	}
-	// A snapshot that cannot exist: EBS direct answers that it does not exist when
-	// the endpoint is reached and the action is allowed.
-	_, _, err = t.c.ListBlocks(ctx, "snap-00000000000000000", "")
-	if awsapi.Code(err) == "ResourceNotFoundException" {
-		err = nil
+	for _, r := range rights {
+		add("permission "+r.name(), "granted", t.ask(ctx, r))
 	}
-	add("EBS direct APIs", "reachable", err)
-	for _, d := range []struct {
-		action string
-		p      awsapi.Params
-		absent string // answers that come after the permission was looked at
-	}{
-		{"DeleteSnapshot", awsapi.Params{"SnapshotId": "snap-00000000000000000"}, "InvalidSnapshot.NotFound"},
-		{"DeregisterImage", awsapi.Params{"ImageId": "ami-00000000000000000"}, "InvalidAMIID"},
-		{"TerminateInstances", awsapi.Params{"InstanceId.1": "i-00000000000000000"}, "InvalidInstanceID"},
-		{"RunInstances", awsapi.Params{"ImageId": "ami-00000000000000000", "InstanceType": "t3.micro", "MinCount": "1", "MaxCount": "1"}, "InvalidAMIID"},
+	for _, q := range []struct{ service, code, name string }{
+		{"ec2", quotaStandard, "vCPUs of running on-demand standard instances"}, {"ebs", quotaGP3, "TiB of gp3 volumes"},
 	} {
-		d.p["DryRun"] = "true"
-		err := t.c.EC2(ctx, d.action, d.p, nil)
-		switch code := awsapi.Code(err); {
-		case code == "DryRunOperation" || strings.HasPrefix(code, d.absent):
-			err = nil
-		case err == nil:
-			err = errors.New("a dry run was carried out")
+		v, err := t.c.Quota(ctx, q.service, q.code)
+		detail := fmt.Sprintf("%s: %g", q.name, v.Value)
+		if code := awsapi.Code(err); strings.HasPrefix(code, "AccessDenied") || code == "NoSuchResourceException" {
+			// Plans say that quotas were not checked; a restore does without.
+			detail, err = q.name+": not told ("+code+"); allow servicequotas:GetServiceQuota to have plans check it", nil
 		}
-		add("permission ec2:"+d.action, "granted", err)
+		add("quota "+q.code, detail, err)
 	}
 	return out
+}
+
+// right is one permission, and a request that needs it and changes nothing: it
+// is a dry run, or it names what cannot exist.
+type right struct {
+	service, action string
+	p               awsapi.Params
+	absent          string // how codes begin that come after the permission was looked at
+}
+
+func (r right) name() string { return r.service + ":" + r.action }
+
+const (
+	noSnapshot = "snap-00000000000000000"
+	noImage    = "ami-00000000000000000"
+	noInstance = "i-00000000000000000"
+	noVolume   = "vol-00000000000000000"
+)
+
+// rights are those that a restore needs besides describing things. EC2 looks at
+// the permission before it looks for what a dry run names.
+var rights = []right{
+	{service: "ebs", action: "ListSnapshotBlocks"},
+	{service: "ebs", action: "PutSnapshotBlock"},
+	{service: "ebs", action: "CompleteSnapshot"},
+	{"ec2", "RegisterImage", awsapi.Params{
+		"Name": "ascend permission check", "Architecture": "x86_64", "VirtualizationType": "hvm", "RootDeviceName": rootDevice,
+		"BlockDeviceMapping.1.DeviceName": rootDevice, "BlockDeviceMapping.1.Ebs.SnapshotId": noSnapshot,
+	}, "InvalidSnapshot"},
+	{"ec2", "RunInstances", awsapi.Params{"ImageId": noImage, "InstanceType": "t3.micro", "MinCount": "1", "MaxCount": "1"}, "InvalidAMIID"},
+	{"ec2", "TerminateInstances", awsapi.Params{"InstanceId.1": noInstance}, "InvalidInstanceID"},
+	{"ec2", "DeregisterImage", awsapi.Params{"ImageId": noImage}, "InvalidAMIID"},
+	{"ec2", "DeleteSnapshot", awsapi.Params{"SnapshotId": noSnapshot}, "InvalidSnapshot"},
+	{"ec2", "CreateTags", awsapi.Params{"ResourceId.1": noSnapshot, "Tag.1.Key": tagJob, "Tag.1.Value": ""}, "InvalidSnapshot"},
+	{"ec2", "DeleteVolume", awsapi.Params{"VolumeId": noVolume}, "InvalidVolume"},
+}
+
+// ask is nil when a right is granted.
+func (t *cloud) ask(ctx context.Context, r right) (err error) {
+	switch r.action {
+	case "ListSnapshotBlocks":
+		_, _, err = t.c.ListBlocks(ctx, noSnapshot, "")
+	case "PutSnapshotBlock":
+		zeros := make([]byte, awsapi.BlockSize)
+		err = t.c.PutBlock(ctx, noSnapshot, 0, zeros, sha256.Sum256(zeros), nil)
+	case "CompleteSnapshot":
+		err = t.c.CompleteSnapshot(ctx, noSnapshot, 0, nil)
+	default:
+		p := maps.Clone(r.p)
+		p["DryRun"] = "true"
+		err = t.c.EC2(ctx, r.action, p, nil)
+	}
+	switch code := awsapi.Code(err); {
+	case err == nil:
+		return errors.New("a request that was to change nothing was carried out")
+	case r.service == "ebs" && (code == "ResourceNotFoundException" || code == "ValidationException"):
+		return nil // after AccessDeniedException would have come
+	case code == "DryRunOperation" || r.absent != "" && strings.HasPrefix(code, r.absent):
+		return nil
+	}
+	return err
 }

@@ -69,9 +69,9 @@ func (t *prism) api(ctx context.Context) (api, error) {
 }
 
 // errNoV4 is what a Prism Central without v4 is refused with.
-var errNoV4 = &problem{
-	msg:  "Prism Central has no v4 API for machines and images",
-	hint: "v4 came with pc.2024.3: set api=v3, or upgrade; check also that url is Prism Central's and not a cluster's (Prism Element)", kind: target.ErrPermanent,
+var errNoV4 = &target.Problem{
+	Msg:  "Prism Central has no v4 API for machines and images",
+	Hint: "v4 came with pc.2024.3: set api=v3, or upgrade; check also that url is Prism Central's and not a cluster's (Prism Element)", Kind: target.ErrPermanent,
 }
 
 // version finds the newest vmm API that both ends know; once asks without trying
@@ -305,7 +305,7 @@ func (v *v4) deleteVM(ctx context.Context, id string) error {
 func (v *v4) powerOn(ctx context.Context, id string) error {
 	return v.changeVM(ctx, http.MethodPost, id, "/$actions/power-on", func(m *vmInfo) (bool, error) {
 		if m == nil {
-			return false, permanent("the machine is not there", "")
+			return false, target.Permanent("the machine is not there", "")
 		}
 		return m.Power == "ON", nil
 	})

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"ascend/internal/target"
 )
 
 // client speaks to Prism Central. Every call carries the credentials, so that no
@@ -158,7 +160,7 @@ func (c *client) send(ctx context.Context, q call, body []byte) (*reply, error) 
 	u.RawQuery = q.query.Encode()
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return nil, permanent("an identifier cannot be part of an address", "check the names that are set")
+		return nil, target.Permanent("an identifier cannot be part of an address", "check the names that are set")
 	}
 	req.SetBasicAuth(c.cfg.user, c.cfg.password.Reveal())
 	req.Header.Set("Accept", "application/json")
@@ -320,9 +322,9 @@ func (c *client) follow(ctx context.Context, id string, look func() (taskState, 
 		if now := fmt.Sprint(t.status, t.progress); now != last {
 			last, since = now, time.Now()
 		} else if time.Since(since) >= c.cfg.idle {
-			return "", &problem{
-				msg:  fmt.Sprintf("the task %s is %s at %d %% and has not moved for %s", id, strings.ToLower(t.status), t.progress, c.cfg.idle.Round(time.Second)),
-				hint: "look at it in Prism Central; continue the job when it has ended, or cancel it there and undo the job",
+			return "", &target.Problem{
+				Msg:  fmt.Sprintf("the task %s is %s at %d %% and has not moved for %s", id, strings.ToLower(t.status), t.progress, c.cfg.idle.Round(time.Second)),
+				Hint: "look at it in Prism Central; continue the job when it has ended, or cancel it there and undo the job",
 			}
 		}
 		if err := sleep(ctx, pause); err != nil {

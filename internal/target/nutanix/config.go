@@ -71,7 +71,7 @@ type config struct {
 
 func newConfig(s target.Settings) (*config, error) {
 	bad := func(setting, format string, args ...any) error {
-		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, permanent(fmt.Sprintf(format, args...), ""))
+		return fmt.Errorf("target %s: setting %q: %w", s.Name, setting, target.Permanent(fmt.Sprintf(format, args...), ""))
 	}
 	v := s.Values
 	c := &config{

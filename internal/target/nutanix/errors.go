@@ -12,47 +12,6 @@ import (
 	"ascend/internal/target"
 )
 
-// problem is an error of the platform in words, with what to do about it.
-type problem struct {
-	msg   string
-	hint  string
-	kind  error // a sentinel of package target, or nil
-	cause error // the platform's own error, or nil; not shown
-}
-
-// Error is the cause, then the hint on a line of its own.
-func (p *problem) Error() string {
-	if p.hint == "" {
-		return p.msg
-	}
-	return p.msg + "\nhint: " + p.hint
-}
-
-// Unwrap gives what errors.Is and errors.As look at: the sentinel and the cause.
-func (p *problem) Unwrap() []error {
-	var out []error
-	for _, e := range []error{p.kind, p.cause} {
-		if e != nil {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func permanent(msg, hint string) error {
-	return &problem{msg: msg, hint: hint, kind: target.ErrPermanent}
-}
-
-// split gives an error's text without its hint, and the hint.
-func split(err error) (detail, hint string) {
-	detail = err.Error()
-	var p *problem
-	if errors.As(err, &p) && p.hint != "" {
-		return strings.TrimSuffix(detail, "\nhint: "+p.hint), p.hint
-	}
-	return detail, ""
-}
-
 // apiError is an error as the platform answers it.
 type apiError struct {
 	what   string // method and path
@@ -97,7 +56,7 @@ func (e *taskError) Error() string {
 // that are words already, and those of contexts, stay as they are.
 func translate(err error) error {
 	var (
-		p    *problem
+		p    *target.Problem
 		cert *certificateError
 		dns  *net.DNSError
 		u    *url.Error
@@ -110,15 +69,15 @@ func translate(err error) error {
 	case errors.As(err, &p), errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &cert):
-		return &problem{msg: cert.Error(), hint: cert.hint(), kind: target.ErrPermanent}
+		return &target.Problem{Msg: cert.Error(), Hint: cert.hint(), Kind: target.ErrPermanent}
 	case errors.As(err, &dns):
-		return &problem{msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), hint: "check url and the name servers"}
+		return &target.Problem{Msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), Hint: "check url and the name servers"}
 	case errors.As(err, &api):
 		p := api.explain()
-		p.msg, p.cause = err.Error(), err // with what it is joined or wrapped with
+		p.Msg, p.Cause = err.Error(), err // with what it is joined or wrapped with
 		return p
 	case errors.As(err, &task):
-		return &problem{msg: err.Error(), hint: "look at the task " + task.id + " in Prism Central; what was made for it is removed by undo", cause: err}
+		return &target.Problem{Msg: err.Error(), Hint: "look at the task " + task.id + " in Prism Central; what was made for it is removed by undo", Cause: err}
 	case errors.As(err, &u):
 		return fmt.Errorf("no answer from Prism Central: %w", u.Err)
 	}
@@ -126,26 +85,26 @@ func translate(err error) error {
 }
 
 // explain says what to do about an answer.
-func (e *apiError) explain() *problem {
-	p := &problem{}
+func (e *apiError) explain() *target.Problem {
+	p := &target.Problem{}
 	switch e.status {
 	case http.StatusUnauthorized:
-		p.kind, p.hint = target.ErrPermanent, "check user and password; the user must be a local or directory user of Prism Central"
+		p.Kind, p.Hint = target.ErrPermanent, "check user and password; the user must be a local or directory user of Prism Central"
 	case http.StatusForbidden:
-		p.kind, p.hint = target.ErrPermanent, "give the user's role the rights that docs/nutanix.md lists"
+		p.Kind, p.Hint = target.ErrPermanent, "give the user's role the rights that docs/nutanix.md lists"
 		switch e.code {
 		case "RequestTimeTooSkewed":
-			p.hint = "set this machine's clock: it differs from Prism Central's by more than 15 minutes"
+			p.Hint = "set this machine's clock: it differs from Prism Central's by more than 15 minutes"
 		case "SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied":
-			p.hint = "Objects Lite does not know the user: check user and password, and that nothing between here and Prism Central changes requests"
+			p.Hint = "Objects Lite does not know the user: check user and password, and that nothing between here and Prism Central changes requests"
 		}
 	case http.StatusNotFound:
-		p.kind, p.hint = target.ErrPermanent, "what was asked for is not there (any more), or this is no Prism Central: check url"
+		p.Kind, p.Hint = target.ErrPermanent, "what was asked for is not there (any more), or this is no Prism Central: check url"
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusGatewayTimeout:
-		p.hint = "Prism Central is busy or restarting: try again"
+		p.Hint = "Prism Central is busy or restarting: try again"
 	default:
 		if e.status >= 400 && e.status < 500 && e.status != http.StatusPreconditionFailed && e.status != http.StatusRequestTimeout {
-			p.kind = target.ErrPermanent
+			p.Kind = target.ErrPermanent
 		}
 	}
 	return p

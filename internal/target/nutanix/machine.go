@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"ascend/internal/target"
 	"ascend/internal/vm"
 )
 
@@ -130,7 +131,7 @@ func addresses(m *vm.Machine) ([]diskAddress, error) {
 	for _, i := range order {
 		b := bus(m.Disks[i].Controller)
 		if used[b] == busMost[b] {
-			return nil, permanent(fmt.Sprintf("AHV takes %d disks on %s", busMost[b], b), "choose virtio-scsi for the others")
+			return nil, target.Permanent(fmt.Sprintf("AHV takes %d disks on %s", busMost[b], b), "choose virtio-scsi for the others")
 		}
 		out[i] = diskAddress{b, used[b]}
 		used[b]++
@@ -168,11 +169,11 @@ func (s *session) spec(images []string) (*vmSpec, error) {
 	v.Boot.Device = &bootDevice{"vmm.v4.ahv.config.BootDeviceDisk", at[m.BootDisk()]}
 	switch {
 	case m.SecureBoot && m.Firmware != vm.UEFI:
-		return nil, permanent("Secure Boot needs UEFI", "restore without Secure Boot, or as UEFI")
+		return nil, target.Permanent("Secure Boot needs UEFI", "restore without Secure Boot, or as UEFI")
 	case m.SecureBoot && ide:
-		return nil, permanent("AHV does Secure Boot on machine type Q35, which has no IDE", "choose sata or virtio-scsi for the disks")
+		return nil, target.Permanent("AHV does Secure Boot on machine type Q35, which has no IDE", "choose sata or virtio-scsi for the disks")
 	case m.TPM && m.Firmware != vm.UEFI:
-		return nil, permanent("AHV gives a virtual TPM to UEFI machines only", "restore without TPM, or as UEFI")
+		return nil, target.Permanent("AHV gives a virtual TPM to UEFI machines only", "restore without TPM, or as UEFI")
 	}
 	if m.TPM {
 		v.TPM = &tpmSpec{true}

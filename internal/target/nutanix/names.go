@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"ascend/internal/target"
 )
 
 // maxName is the greatest length of a machine's name in bytes.
@@ -23,10 +25,10 @@ func displayName(name string) (string, error) {
 		return r
 	}, strings.ToValidUTF8(name, "\ufffd")))
 	if s == "" {
-		return "", permanent("the machine has no name", "give it one")
+		return "", target.Permanent("the machine has no name", "give it one")
 	}
 	if len(s) > maxName {
-		return "", permanent(fmt.Sprintf("the machine's name has %d bytes and Nutanix takes %d", len(s), maxName), "restore under a shorter name")
+		return "", target.Permanent(fmt.Sprintf("the machine's name has %d bytes and Nutanix takes %d", len(s), maxName), "restore under a shorter name")
 	}
 	return s, nil
 }

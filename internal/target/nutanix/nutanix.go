@@ -161,7 +161,7 @@ func (t *prism) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 
 // checkOrder checks what can be checked without asking.
 func (t *prism) checkOrder(o *target.Order) error {
-	bad := func(format string, args ...any) error { return permanent(fmt.Sprintf(format, args...), "") }
+	bad := func(format string, args ...any) error { return target.Permanent(fmt.Sprintf(format, args...), "") }
 	if o.Job == "" || o.Machine == nil {
 		return bad("the order has no job or no machine")
 	}

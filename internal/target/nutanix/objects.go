@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"time"
 
+	"ascend/internal/target"
+
 	"github.com/aws/aws-sdk-go-v2/aws"
 	signer "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
@@ -113,7 +115,7 @@ func (c *client) createUpload(ctx context.Context, key string) (string, error) {
 		ID string `xml:"UploadId"`
 	}
 	if err := xml.Unmarshal(r.body, &v); err != nil || v.ID == "" {
-		return "", permanent("Objects Lite does not answer as S3 does", "check url: it must be Prism Central's")
+		return "", target.Permanent("Objects Lite does not answer as S3 does", "check url: it must be Prism Central's")
 	}
 	return v.ID, nil
 }

@@ -108,11 +108,11 @@ func pick(what, want, setting string, all []named) (named, error) {
 	case len(found) == 1:
 		return found[0], nil
 	case want == "":
-		return named{}, permanent(fmt.Sprintf("no %s is named and there are %d", what, len(all)), "set "+setting+": "+listed(names))
+		return named{}, target.Permanent(fmt.Sprintf("no %s is named and there are %d", what, len(all)), "set "+setting+": "+listed(names))
 	case len(found) > 1:
-		return named{}, permanent(fmt.Sprintf("there are %d of the name %q: which %s is meant?", len(found), want, what), "set "+setting+" to its identifier")
+		return named{}, target.Permanent(fmt.Sprintf("there are %d of the name %q: which %s is meant?", len(found), want, what), "set "+setting+" to its identifier")
 	}
-	return named{}, permanent(fmt.Sprintf("there is no %s %q", what, want), "there are: "+listed(names))
+	return named{}, target.Permanent(fmt.Sprintf("there is no %s %q", what, want), "there are: "+listed(names))
 }
 
 // listed are some names, for a hint.
@@ -153,7 +153,7 @@ func (t *prism) locate(ctx context.Context, a api, o *target.Order) (*place, err
 	}
 	if want := cmp.Or(f[fieldProject], t.cfg.project); want != "" {
 		if !a.givesProject() {
-			return nil, permanent("this Prism Central gives a machine a project only after it is made", "leave project out, or upgrade to pc.7.3 or later")
+			return nil, target.Permanent("this Prism Central gives a machine a project only after it is made", "leave project out, or upgrade to pc.7.3 or later")
 		}
 		all, err := t.c.projects(ctx)
 		if err != nil {
@@ -266,7 +266,7 @@ func address(a target.Adapter, had []string, n subnetRow) (string, error) {
 			continue
 		}
 		if !managed.Contains(ip) {
-			return "", permanent(fmt.Sprintf("the address %s is not in subnet %s (%s)", ip, n.Name, managed.Masked()), "choose another subnet or address")
+			return "", target.Permanent(fmt.Sprintf("the address %s is not in subnet %s (%s)", ip, n.Name, managed.Masked()), "choose another subnet or address")
 		}
 		return ip.String(), nil
 	}
@@ -281,14 +281,14 @@ func locateCategories(ctx context.Context, a api, want string) ([]string, error)
 		}
 		key, value, ok := strings.Cut(part, ":")
 		if !ok {
-			return nil, permanent(fmt.Sprintf("the category %q is not KEY:VALUE", part), "")
+			return nil, target.Permanent(fmt.Sprintf("the category %q is not KEY:VALUE", part), "")
 		}
 		id, err := a.category(ctx, key, value)
 		if err != nil {
 			return nil, err
 		}
 		if id == "" {
-			return nil, permanent(fmt.Sprintf("there is no category %s:%s", key, value), "create it in Prism Central, or leave it out")
+			return nil, target.Permanent(fmt.Sprintf("there is no category %s:%s", key, value), "create it in Prism Central, or leave it out")
 		}
 		out = append(out, id)
 	}

@@ -119,7 +119,7 @@ func (s *session) look(ctx context.Context) error {
 			continue
 		}
 		if !marked(m.About, s.order.Job) {
-			return &problem{msg: fmt.Sprintf("a machine named %q already exists", s.name), hint: "restore under another name", kind: target.ErrExists}
+			return &target.Problem{Msg: fmt.Sprintf("a machine named %q already exists", s.name), Hint: "restore under another name", Kind: target.ErrExists}
 		}
 		if r.Done && !r.Gone { // else it may be half made: Finish sees to that
 			s.vm = m.ID
@@ -167,7 +167,7 @@ type made struct {
 }
 
 // errHalf is what is found half made, by a task that is not known.
-var errHalf = &problem{msg: "what an earlier attempt began is still being made", hint: "try again in a moment; if that does not help, undo the job and begin again"}
+var errHalf = &target.Problem{Msg: "what an earlier attempt began is still being made", Hint: "try again in a moment; if that does not help, undo the job and begin again"}
 
 // make makes an image or a machine once. The intent is recorded with the request
 // identifier that makes the call idempotent, then the task, then the result. What
@@ -264,7 +264,7 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 		return fail(context.Cause(s.life))
 	}
 	if i < 0 || i >= len(s.order.Disks) {
-		return fail(permanent(fmt.Sprintf("the machine has %d disks", len(s.order.Disks)), ""))
+		return fail(target.Permanent(fmt.Sprintf("the machine has %d disks", len(s.order.Disks)), ""))
 	}
 	s.mu.Lock()
 	old := s.ups[i]
@@ -302,7 +302,7 @@ func (s *session) Finish(ctx context.Context) (*target.VM, error) {
 	s.mu.Unlock()
 	for i, l := range landed {
 		if l == nil {
-			return fail(permanent(fmt.Sprintf("disk %d has not been completed", i), ""))
+			return fail(target.Permanent(fmt.Sprintf("disk %d has not been completed", i), ""))
 		}
 	}
 	if id == "" {

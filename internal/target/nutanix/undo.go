@@ -25,7 +25,7 @@ func (t *prism) Undo(ctx context.Context, r target.Resource) error {
 	case kindVM:
 		err = undoVM(ctx, a, r)
 	default:
-		err = permanent(fmt.Sprintf("a resource of kind %q is not of this platform", r.Kind), "")
+		err = target.Permanent(fmt.Sprintf("a resource of kind %q is not of this platform", r.Kind), "")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot undo %s %q: %w", r.Kind, r.Name, translate(err))
@@ -69,7 +69,7 @@ func undoVM(ctx context.Context, a api, r target.Resource) error {
 			return err
 		}
 		if !marked(m.About, r.Job) {
-			return permanent("its description no longer has the line "+mark(r.Job), "put the line back, or delete the machine by hand")
+			return target.Permanent("its description no longer has the line "+mark(r.Job), "put the line back, or delete the machine by hand")
 		}
 		return a.deleteVM(ctx, m.ID)
 	}

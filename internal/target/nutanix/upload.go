@@ -187,7 +187,7 @@ func (u *upload) Sync(ctx context.Context) error {
 
 // Patch is not offered.
 func (u *upload) Patch(context.Context, []byte) error {
-	return permanent("the start of a stream cannot be overwritten", "")
+	return target.Permanent("the start of a stream cannot be overwritten", "")
 }
 
 // fail breaks the upload; the first reason stays.
@@ -221,9 +221,9 @@ func (u *upload) Append(ctx context.Context, p []byte) error {
 	case failed != nil:
 		return wrap(failed)
 	case landed != nil || id == "":
-		return wrap(permanent("the upload is complete", ""))
+		return wrap(target.Permanent("the upload is complete", ""))
 	case off+int64(len(p)) > u.size:
-		err := permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
+		err := target.Permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
 		u.fail(err)
 		return wrap(err)
 	}
@@ -377,9 +377,9 @@ func (u *upload) complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	case failed != nil:
 		return nil, failed
 	case sum.Bytes != off || off != u.size:
-		return nil, permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", off, u.size, sum.Bytes), "")
+		return nil, target.Permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", off, u.size, sum.Bytes), "")
 	case len(sum.SHA256) == 0:
-		return nil, permanent("the SHA-256 of the file was not computed", "")
+		return nil, target.Permanent("the SHA-256 of the file was not computed", "")
 	}
 	if u.id != "" {
 		if len(u.buf) > 0 {
@@ -423,7 +423,7 @@ func (u *upload) complete(ctx context.Context, sum target.Sum) (*target.Landed, 
 	if err != nil {
 		var t *taskError
 		if errors.As(err, &t) && strings.Contains(strings.ToLower(t.text), "checksum") {
-			return nil, &problem{msg: "Prism Central does not hold what was sent: " + t.Error(), hint: "undo the job and restore again; no machine was made of it", kind: target.ErrDigest, cause: err}
+			return nil, &target.Problem{Msg: "Prism Central does not hold what was sent: " + t.Error(), Hint: "undo the job and restore again; no machine was made of it", Kind: target.ErrDigest, Cause: err}
 		}
 		return nil, err
 	}

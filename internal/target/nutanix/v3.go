@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"ascend/internal/target"
 )
 
 // apiV3Base is the root of the v3 API (Prism Central's "intent" API).
@@ -376,7 +378,7 @@ func v3Spec(m *vmSpec) (map[string]any, error) {
 		}
 		if c := d.Backing.Container; c != nil {
 			if !isID(c.ID) {
-				return nil, permanent(fmt.Sprintf("disk %d: v3 knows storage containers by their identifiers only", i), "give the identifier of "+c.ID)
+				return nil, target.Permanent(fmt.Sprintf("disk %d: v3 knows storage containers by their identifiers only", i), "give the identifier of "+c.ID)
 			}
 			disk["storage_config"] = obj{"storage_container_reference": obj{"kind": "storage_container", "uuid": c.ID}}
 		}
@@ -411,7 +413,7 @@ func v3Spec(m *vmSpec) (map[string]any, error) {
 		for _, c := range m.Categories {
 			k, val, _ := strings.Cut(c.ID, ":")
 			if cats[k] != nil {
-				return nil, permanent("v3 gives a machine one value of a category only", "name "+k+" once")
+				return nil, target.Permanent("v3 gives a machine one value of a category only", "name "+k+" once")
 			}
 			cats[k] = val
 		}

@@ -145,7 +145,7 @@ func (*fileUpload) Sync(context.Context) error { return nil }
 
 // Patch is not offered.
 func (*fileUpload) Patch(context.Context, []byte) error {
-	return permanent("the start of a stream cannot be overwritten", "")
+	return target.Permanent("the start of a stream cannot be overwritten", "")
 }
 
 // Append sends the next bytes. A context that ends breaks the request.
@@ -158,9 +158,9 @@ func (u *fileUpload) Append(ctx context.Context, p []byte) error {
 	case failed != nil:
 		return wrap(failed)
 	case landed != nil:
-		return wrap(permanent("the upload is complete", ""))
+		return wrap(target.Permanent("the upload is complete", ""))
 	case off+int64(len(p)) > u.size:
-		err := permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
+		err := target.Permanent(fmt.Sprintf("it is longer than the %d bytes that were announced", u.size), "")
 		u.fail(err)
 		return wrap(err)
 	}
@@ -203,11 +203,11 @@ func (u *fileUpload) complete(ctx context.Context, sum target.Sum) (*target.Land
 	case failed != nil:
 		return nil, failed
 	case sum.Bytes != off || off != u.size:
-		err := permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", off, u.size, sum.Bytes), "")
+		err := target.Permanent(fmt.Sprintf("%d bytes were sent, %d were announced and %d counted", off, u.size, sum.Bytes), "")
 		u.fail(err)
 		return nil, err
 	case len(sum.SHA256) == 0:
-		return nil, permanent("the SHA-256 of the file was not computed", "")
+		return nil, target.Permanent("the SHA-256 of the file was not computed", "")
 	}
 	_ = u.w.Close() // never fails
 	clock := time.NewTimer(u.s.t.cfg.idle)
@@ -231,7 +231,7 @@ func (u *fileUpload) complete(ctx context.Context, sum target.Sum) (*target.Land
 		return nil, err
 	}
 	if n != u.size || !bytes.Equal(have, sum.SHA256) {
-		return nil, &problem{msg: fmt.Sprintf("the image service holds other bytes than were sent (%d of %d)", n, u.size), hint: "undo the job and restore again; no machine was made of it", kind: target.ErrDigest}
+		return nil, &target.Problem{Msg: fmt.Sprintf("the image service holds other bytes than were sent (%d of %d)", n, u.size), Hint: "undo the job and restore again; no machine was made of it", Kind: target.ErrDigest}
 	}
 	s := u.s
 	r := target.Resource{Kind: kindImage, Name: u.name, ID: u.id, Done: true, Data: map[string]string{dataBytes: strconv.FormatInt(u.size, 10)}}

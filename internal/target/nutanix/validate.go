@@ -23,7 +23,7 @@ func (t *prism) Validate(ctx context.Context) []target.Check {
 	v.run(ctx)
 	for _, name := range checkNames {
 		if !slices.ContainsFunc(v.checks, func(c target.Check) bool { return c.Name == name }) {
-			v.add(name, "", permanent("not checked: an earlier check failed", "solve the check that failed first"))
+			v.add(name, "", target.Permanent("not checked: an earlier check failed", "solve the check that failed first"))
 		}
 	}
 	return v.checks
@@ -38,7 +38,7 @@ type validation struct {
 func (v *validation) add(name, detail string, err error) bool {
 	c := target.Check{Name: name, OK: err == nil, Detail: detail}
 	if err != nil {
-		if c.Detail, c.Hint = split(translate(err)); c.Hint == "" {
+		if c.Detail, c.Hint = target.SplitHint(translate(err)); c.Hint == "" {
 			c.Hint = "look at Prism Central's alerts and at the network between here and there"
 		}
 	}
@@ -90,8 +90,8 @@ func (v *validation) reach(ctx context.Context) bool {
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", cfg.base.Host)
 	if err != nil {
-		detail, _ := split(translate(err))
-		return v.add("reach", "", &problem{msg: detail, hint: "check url, the name servers and the firewall (port 9440)"})
+		detail, _ := target.SplitHint(translate(err))
+		return v.add("reach", "", &target.Problem{Msg: detail, Hint: "check url, the name servers and the firewall (port 9440)"})
 	}
 	defer func() { _ = raw.Close() }()
 	v.add("reach", cfg.base.Host, nil)
@@ -128,7 +128,7 @@ func (v *validation) clock(date string) {
 	}
 	off := time.Since(at).Round(time.Second)
 	if off.Abs() > maxSkew {
-		v.add("clock", "", permanent(fmt.Sprintf("this machine's clock and Prism Central's are %s apart", off.Abs()), "set both by NTP: signatures of uploads are valid for 15 minutes"))
+		v.add("clock", "", target.Permanent(fmt.Sprintf("this machine's clock and Prism Central's are %s apart", off.Abs()), "set both by NTP: signatures of uploads are valid for 15 minutes"))
 		return
 	}
 	v.add("clock", fmt.Sprintf("%s apart", off.Abs()), nil)
@@ -139,7 +139,7 @@ func (v *validation) places(ctx context.Context, a api) {
 	t := v.t
 	clusters, err := a.clusters(ctx)
 	if err == nil && len(clusters) == 0 {
-		err = permanent("no AHV cluster is registered, or the user sees none", "register a cluster, or give the user's role a wider scope")
+		err = target.Permanent("no AHV cluster is registered, or the user sees none", "register a cluster, or give the user's role a wider scope")
 	}
 	detail := fmt.Sprintf("%d", len(clusters))
 	var home named
@@ -157,7 +157,7 @@ func (v *validation) places(ctx context.Context, a api) {
 			}
 		}
 		if !slices.ContainsFunc(all, func(n named) bool { return n.Name == t.cfg.container || n.ID == t.cfg.container }) {
-			err = permanent(fmt.Sprintf("there is no storage container %q", t.cfg.container), "there are: "+listed(all))
+			err = target.Permanent(fmt.Sprintf("there is no storage container %q", t.cfg.container), "there are: "+listed(all))
 		}
 	}
 	detail = fmt.Sprintf("%d storage containers", len(rows))
@@ -167,7 +167,7 @@ func (v *validation) places(ctx context.Context, a api) {
 	v.add("storage", detail, err)
 	subnets, err := a.subnets(ctx)
 	if err == nil && len(subnets) == 0 {
-		err = permanent("there are no subnets, or the user sees none", "create one, or give the user's role a wider scope")
+		err = target.Permanent("there are no subnets, or the user sees none", "create one, or give the user's role a wider scope")
 	}
 	v.add("networks", fmt.Sprintf("%d subnets", len(subnets)), err)
 }

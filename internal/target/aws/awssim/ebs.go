@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // blockSize is the EBS direct APIs' only block size in bytes.
@@ -28,6 +29,8 @@ type snapshot struct {
 	kms           string
 	tags          []tag
 	blocks        map[int64][]byte
+	volume        string // "": of none
+	started       time.Time
 }
 
 // tokenUse is what a ClientToken was used for.
@@ -54,7 +57,13 @@ func (s *Sim) serveEBS(w http.ResponseWriter, r *http.Request, q Request, body [
 			w.Header().Set("Retry-After", aerr.retry)
 		}
 		w.WriteHeader(aerr.status)
-		_ = json.NewEncoder(w).Encode(map[string]string{"Message": aerr.msg}) // the client may be gone
+		// A reason stands in brackets at the message's end.
+		msg, reason, _ := strings.Cut(strings.TrimSuffix(aerr.msg, "]"), " [")
+		reply := map[string]string{"Message": msg}
+		if reason != "" {
+			reply["Reason"] = reason
+		}
+		_ = json.NewEncoder(w).Encode(reply) // the client may be gone
 		return
 	}
 	if p, ok := out.([]byte); ok {
@@ -125,7 +134,7 @@ func (s *Sim) startSnapshot(body []byte) (any, *apiError) {
 	}
 	sn := &snapshot{
 		id: s.newID("snap"), desc: in.Description, gib: in.VolumeSize, state: "pending", hidden: s.o.Invisible, polls: s.o.Polls,
-		tags: in.Tags, kms: in.KmsKeyArn, encrypted: in.Encrypted != nil && *in.Encrypted, blocks: map[int64][]byte{},
+		tags: in.Tags, kms: in.KmsKeyArn, encrypted: in.Encrypted != nil && *in.Encrypted, started: time.Now().UTC(), blocks: map[int64][]byte{},
 	}
 	if in.ParentSnapshotId != "" {
 		sn.blocks = maps.Clone(s.snaps[in.ParentSnapshotId].blocks)
@@ -186,8 +195,10 @@ func (s *Sim) putBlock(w http.ResponseWriter, r *http.Request, id, index string,
 	sum := sha256.Sum256(body)
 	b64 := base64.StdEncoding.EncodeToString(sum[:])
 	switch {
+	case sn.state == "error":
+		return nil, invalid("the snapshot waited too long for its next block [WRITE_REQUEST_TIMEOUT]")
 	case sn.sealed:
-		return nil, &apiError{status: 409, code: "ConflictException", msg: "the snapshot is not pending"}
+		return nil, invalid("the snapshot is not pending [INVALID_SNAPSHOT_ID]")
 	case err != nil || i < 0 || i >= sn.gib<<30/blockSize:
 		return nil, invalid("BlockIndex %s is outside a volume of %d GiB", index, sn.gib)
 	case r.Header.Get("X-Amz-Data-Length") != itoa(blockSize) || len(body) != blockSize:
@@ -215,6 +226,9 @@ func (s *Sim) complete(r *http.Request, id string) (any, *apiError) {
 	count, err := strconv.ParseInt(r.Header.Get("X-Amz-Changedblockscount"), 10, 64)
 	if err != nil {
 		return nil, invalid("ChangedBlocksCount is missing")
+	}
+	if sn.state == "error" {
+		return nil, invalid("the snapshot waited too long for its next block [WRITE_REQUEST_TIMEOUT]")
 	}
 	if sn.sealed {
 		return map[string]string{"Status": sn.state}, nil

@@ -3,7 +3,9 @@ package awssim
 import (
 	"cmp"
 	"encoding/base64"
+	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,20 +21,27 @@ type mapping struct {
 }
 
 type image struct {
-	id, name, desc, arch, virt, root, boot, tpm, imds string
-	ena                                               bool
-	polls                                             int
-	maps                                              []mapping
-	tags                                              []tag
+	id, name, desc, arch, virt, root, boot, tpm, imds, platform string
+	ena                                                         bool
+	created                                                     time.Time
+	polls                                                       int
+	maps                                                        []mapping
+	tags                                                        []tag
 }
 
 type instance struct {
-	id, image, typ, state, subnet, key, ip, arch, boot, root, token string
-	groups                                                          []string
-	polls                                                           int
-	vols                                                            []string
-	tags                                                            []tag
-	checks                                                          int
+	id, image, typ, state, subnet, key, arch, boot, root, token string
+
+	groups, vols  []string
+	nics          []nic
+	polls, checks int
+	tags          []tag
+}
+
+// nic is one network interface of an instance.
+type nic struct {
+	subnet, mac string
+	groups, ips []string
 }
 
 type volume struct {
@@ -40,6 +49,7 @@ type volume struct {
 	gib                                    int64
 	polls                                  int
 	drop                                   bool // with its instance
+	blocks                                 map[int64][]byte
 	tags                                   []tag
 }
 
@@ -49,6 +59,8 @@ const (
 	Group   = "sg-0a1b2c3d4e5f60718"
 	KeyName = "operator"
 	VPC     = "vpc-0a1b2c3d4e5f60718"
+
+	subnetCIDR = "10.0.0.0/24"
 )
 
 type instType struct {
@@ -78,7 +90,8 @@ func init() { //nolint:gochecknoinits // breaks the cycle from handlers to the t
 		"CreateVolume": (*Sim).createVolume, "AttachVolume": (*Sim).attachVolume, "DetachVolume": (*Sim).detachVolume,
 		"DeleteVolume": (*Sim).deleteVolume, "DescribeVolumes": (*Sim).describeVolumes,
 		"DescribeInstanceTypes": (*Sim).describeTypes, "DescribeSubnets": (*Sim).subnets, "DescribeSecurityGroups": (*Sim).securityGroups,
-		"DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
+		"CreateTags": (*Sim).createTags, "ImportImage": (*Sim).importImage, "DescribeImportImageTasks": (*Sim).importTasks, "CancelImportTask": (*Sim).cancelImport,
+		"CreateSnapshots": (*Sim).createSnapshots, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
 	}
 	stsActions = map[string]handler{"GetCallerIdentity": (*Sim).identity, "AssumeRole": (*Sim).assumeRole}
 }
@@ -131,9 +144,9 @@ func (s *Sim) describeSnapshots(p *params) ([]el, *apiError) {
 			sn.state = "completed"
 		}
 		out = append(out, []el{
-			e("snapshotId", id), e("volumeId", "vol-ffffffff"), e("status", sn.state), e("startTime", "2026-01-01T00:00:00.000Z"),
+			e("snapshotId", id), e("volumeId", cmp.Or(sn.volume, "vol-ffffffff")), e("status", sn.state), e("startTime", sn.started.Format(isoMillis)),
 			e("progress", "100%"), e("ownerId", Account), e("volumeSize", sn.gib), e("description", sn.desc),
-			e("encrypted", sn.encrypted), tagSet(sn.tags),
+			e("encrypted", sn.encrypted), e("storageTier", "standard"), tagSet(sn.tags),
 		})
 	}
 	return []el{items("snapshotSet", out)}, nil
@@ -229,7 +242,7 @@ func (s *Sim) registerImage(p *params) ([]el, *apiError) {
 	case !slices.ContainsFunc(im.maps, func(m mapping) bool { return m.device == im.root }):
 		return nil, bad("InvalidParameterValue", "Root device %s is not in the block device mapping", im.root)
 	}
-	im.id = s.newID("ami")
+	im.id, im.created = s.newID("ami"), time.Now().UTC()
 	s.images[im.id] = im
 	return []el{e("imageId", im.id)}, nil
 }
@@ -272,10 +285,13 @@ func (s *Sim) describeImages(p *params) ([]el, *apiError) {
 		x := []el{
 			e("imageId", id), e("imageLocation", Account+"/"+im.name), e("imageState", im.state()), e("imageOwnerId", Account), e("isPublic", false),
 			e("architecture", im.arch), e("imageType", "machine"), e("name", im.name), e("description", im.desc), e("rootDeviceType", "ebs"),
-			e("rootDeviceName", im.root), mapSet(im.maps), e("virtualizationType", im.virt), tagSet(im.tags), e("hypervisor", "xen"), e("enaSupport", im.ena),
+			e("rootDeviceName", im.root), e("creationDate", im.created.Format(isoMillis)), mapSet(im.maps), e("virtualizationType", im.virt), tagSet(im.tags), e("hypervisor", "xen"), e("enaSupport", im.ena),
 		}
 		if im.boot != "" {
 			x = append(x, e("bootMode", im.boot))
+		}
+		if im.platform == "Windows" {
+			x = append(x, e("platform", "Windows"))
 		}
 		if im.tpm != "" {
 			x = append(x, e("tpmSupport", im.tpm))
@@ -299,21 +315,46 @@ func (s *Sim) runInstances(p *params) ([]el, *apiError) {
 	in := &instance{
 		image: p.get("ImageId"), typ: p.get("InstanceType"), state: "pending", polls: s.o.Polls, checks: s.o.Polls,
 		subnet: cmp.Or(p.get("SubnetId"), p.get("NetworkInterface.1.SubnetId")), key: p.get("KeyName"), groups: p.list("SecurityGroupId"),
-		ip: cmp.Or(p.get("PrivateIpAddress"), p.get("NetworkInterface.1.PrivateIpAddress"), "10.0.0.17"), token: p.get("ClientToken"),
+		token: p.get("ClientToken"),
 	}
-	in.groups = append(in.groups, p.list("NetworkInterface.1.SecurityGroupId")...)
-	for _, g := range p.groups("NetworkInterface") {
-		p.get(g + "DeviceIndex")
+	single := p.get("PrivateIpAddress")
+	if len(p.groups("NetworkInterface")) > 0 && (p.get("SubnetId") != "" || single != "" || len(in.groups) > 0) {
+		return nil, bad("InvalidParameterCombination", "Network interfaces and an instance-level subnet, address or security groups may not be specified on the same request")
+	}
+	if z := p.get("Placement.AvailabilityZone"); z != "" && z != s.o.Region+"a" {
+		return nil, bad("InvalidParameterValue", "Invalid availability zone: [%s]", z)
+	}
+	for i, g := range p.groups("NetworkInterface") {
+		n := nic{subnet: cmp.Or(p.get(g+"SubnetId"), Subnet), groups: p.list(g + "SecurityGroupId"), mac: fmt.Sprintf("0a:00:%02x:00:00:%02x", s.n, i)}
 		p.get(g + "AssociatePublicIpAddress")
-		if sub := p.get(g + "SubnetId"); sub != Subnet {
-			return nil, bad("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", sub)
+		if p.get(g+"DeviceIndex") != strconv.Itoa(i) {
+			return nil, bad("InvalidParameterValue", "device indexes must be consecutive")
 		}
-		for _, sg := range p.list(g + "SecurityGroupId") {
+		if n.subnet != Subnet {
+			return nil, bad("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", n.subnet)
+		}
+		for _, sg := range n.groups {
 			if sg != Group {
 				return nil, bad("InvalidGroup.NotFound", "The security group '%s' does not exist", sg)
 			}
 		}
-		p.get(g + "PrivateIpAddress")
+		for j, a := range p.groups(g + "PrivateIpAddresses") {
+			ip := p.get(a + "PrivateIpAddress")
+			if addr, err := netip.ParseAddr(ip); err != nil || !netip.MustParsePrefix(subnetCIDR).Contains(addr) {
+				return nil, bad("InvalidParameterValue", "Address %s does not fall within the subnet's address range", ip)
+			}
+			if p.get(a+"Primary") != strconv.FormatBool(j == 0) {
+				return nil, bad("InvalidParameterValue", "one address must be primary")
+			}
+			n.ips = append(n.ips, ip)
+		}
+		if len(n.ips) == 0 {
+			n.ips = []string{fmt.Sprintf("10.0.0.%d", 17+i)}
+		}
+		in.nics = append(in.nics, n)
+	}
+	if len(in.nics) == 0 {
+		in.nics = []nic{{subnet: Subnet, groups: in.groups, mac: fmt.Sprintf("0a:00:%02x:00:00:00", s.n), ips: []string{cmp.Or(single, "10.0.0.17")}}}
 	}
 	what := p.v.Encode()
 	minN, maxN := p.get("MinCount"), p.get("MaxCount")
@@ -363,8 +404,19 @@ func (s *Sim) runInstances(p *params) ([]el, *apiError) {
 		return nil, bad("InvalidParameterValue", "Invalid BASE64 encoding of user data, or more than 16384 bytes")
 	}
 	in.id, in.arch, in.boot, in.root = s.newID("i"), im.arch, cmp.Or(im.boot, types[ti].modes[0]), im.root
+	want := map[string][3]string{}
+	for _, g := range p.groups("BlockDeviceMapping") {
+		name := p.get(g + "DeviceName")
+		if !slices.ContainsFunc(im.maps, func(m mapping) bool { return m.device == name }) {
+			return nil, bad("InvalidBlockDeviceMapping", "Device %s is not of the image", name)
+		}
+		want[name] = [3]string{p.get(g + "Ebs.VolumeType"), p.get(g + "Ebs.Iops"), p.get(g + "Ebs.Throughput")}
+	}
 	for _, m := range im.maps {
-		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags}
+		if w, ok := want[m.device]; ok {
+			m.kind = w[0]
+		}
+		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags, blocks: maps.Clone(s.snaps[m.snapshot].blocks)}
 		s.vols[v.id] = v
 		in.vols = append(in.vols, v.id)
 	}
@@ -375,6 +427,16 @@ func (s *Sim) runInstances(p *params) ([]el, *apiError) {
 
 func (s *Sim) reservation(in *instance) []el {
 	return []el{e("reservationId", "r-"+in.id[2:]), e("ownerId", Account), items("groupSet", nil), items("instancesSet", [][]el{s.instanceXML(in)})}
+}
+
+func nicSet(in *instance) (out [][]el) {
+	for i, n := range in.nics {
+		out = append(out, []el{
+			e("networkInterfaceId", fmt.Sprintf("eni-%s%d", in.id[3:], i)), e("subnetId", n.subnet), e("vpcId", VPC), e("macAddress", n.mac),
+			e("privateIpAddress", n.ips[0]), e("status", "in-use"), e("attachment", e("deviceIndex", i)),
+		})
+	}
+	return out
 }
 
 var states = map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopped": 80}
@@ -390,7 +452,7 @@ func (s *Sim) instanceXML(in *instance) []el {
 		e("instanceId", in.id), e("imageId", in.image), e("instanceState", []el{e("code", states[in.state]), e("name", in.state)}),
 		e("keyName", in.key), e("instanceType", in.typ), e("launchTime", "2026-01-01T00:00:00.000Z"),
 		e("placement", []el{e("availabilityZone", s.o.Region+"a"), e("tenancy", "default")}),
-		e("subnetId", Subnet), e("vpcId", VPC), e("privateIpAddress", in.ip), e("architecture", in.arch), e("rootDeviceType", "ebs"), e("rootDeviceName", in.root),
+		e("subnetId", Subnet), e("vpcId", VPC), e("privateIpAddress", in.nics[0].ips[0]), items("networkInterfaceSet", nicSet(in)), e("architecture", in.arch), e("rootDeviceType", "ebs"), e("rootDeviceName", in.root),
 		items("blockDeviceMapping", devs), e("virtualizationType", "hvm"), e("clientToken", in.token), tagSet(in.tags), e("currentInstanceBootMode", in.boot),
 	}
 }

@@ -3,11 +3,14 @@ package awssim
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 func (s *Sim) createVolume(p *params) ([]el, *apiError) {
@@ -38,7 +41,7 @@ func (s *Sim) createVolume(p *params) ([]el, *apiError) {
 	case iops != "" && v.kind != "gp3" && !strings.HasPrefix(v.kind, "io"), through != "" && v.kind != "gp3":
 		return nil, bad("InvalidParameterCombination", "iops or throughput is not supported for %s volumes", v.kind)
 	}
-	v.gib = sn.gib
+	v.gib, v.blocks = sn.gib, maps.Clone(sn.blocks)
 	if n, err := strconv.ParseInt(size, 10, 64); err == nil && n > v.gib {
 		v.gib = n
 	}
@@ -79,7 +82,7 @@ func (s *Sim) describeVolumes(p *params) ([]el, *apiError) {
 	var out [][]el
 	for _, id := range slices.Sorted(maps.Keys(s.vols)) {
 		v := s.vols[id]
-		ok, err := match(f, v.tags, map[string]string{"status": v.state(), "attachment.instance-id": v.inst})
+		ok, err := match(f, v.tags, map[string]string{"status": v.state(), "attachment.instance-id": v.inst, "volume-type": v.kind})
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +168,9 @@ func (s *Sim) describeTypes(p *params) ([]el, *apiError) {
 		out = append(out, []el{
 			e("instanceType", t.name), e("currentGeneration", true), e("bareMetal", false), e("hypervisor", "nitro"),
 			e("processorInfo", list("supportedArchitectures", t.arch)), e("vCpuInfo", e("defaultVCpus", t.cpus)), e("memoryInfo", e("sizeInMiB", t.mib)),
-			e("ebsInfo", e("nvmeSupport", "required")), e("networkInfo", e("enaSupport", "required")), list("supportedBootModes", t.modes...),
+			e("ebsInfo", []el{e("nvmeSupport", "required"), e("maximumEbsAttachments", 27), e("attachmentLimitType", "shared")}),
+			e("networkInfo", []el{e("enaSupport", "required"), e("maximumNetworkInterfaces", 3)}), list("supportedBootModes", t.modes...),
+			e("burstablePerformanceSupported", strings.HasPrefix(t.name, "t")), e("nitroTpmSupport", "supported"),
 		})
 	}
 	return []el{items("instanceTypeSet", out)}, nil
@@ -178,7 +183,7 @@ func (s *Sim) subnets(p *params) ([]el, *apiError) {
 		}
 	}
 	return []el{items("subnetSet", [][]el{{
-		e("subnetId", Subnet), e("state", "available"), e("vpcId", VPC), e("cidrBlock", "10.0.0.0/24"), e("availableIpAddressCount", 250),
+		e("subnetId", Subnet), e("state", "available"), e("vpcId", VPC), e("cidrBlock", subnetCIDR), e("availableIpAddressCount", 250),
 		e("availabilityZone", s.o.Region+"a"), tagSet([]tag{{"Name", "servers"}}),
 	}})}, nil
 }
@@ -258,3 +263,114 @@ func (s *Sim) Blocks(id string) map[int64][]byte {
 	}
 	return nil
 }
+
+// Spoil makes a snapshot that is not complete end in an error, as one does that
+// waited too long for its next block; gone removes it altogether. It tells
+// whether there was one.
+func (s *Sim) Spoil(id string, gone bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sn := s.snaps[id]
+	if sn == nil || sn.state != "pending" || sn.sealed {
+		return false
+	}
+	sn.state, sn.sealed = "error", true
+	if gone {
+		delete(s.snaps, id)
+	}
+	return true
+}
+
+// Snapshots lists all snapshots, in no order.
+func (s *Sim) Snapshots() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.snaps))
+}
+
+// createTags adds tags to a snapshot.
+func (s *Sim) createTags(p *params) ([]el, *apiError) {
+	var tags []tag
+	for _, g := range p.groups("Tag") {
+		tags = append(tags, tag{p.get(g + "Key"), p.get(g + "Value")})
+	}
+	if err := checkTags(tags); err != nil {
+		return nil, err
+	}
+	for _, id := range p.list("ResourceId") {
+		sn := s.snaps[id]
+		if sn == nil {
+			return nil, bad("InvalidSnapshot.NotFound", "The snapshot '%s' does not exist.", id)
+		}
+		sn.tags = append(slices.DeleteFunc(sn.tags, func(o tag) bool {
+			return slices.ContainsFunc(tags, func(t tag) bool { return t.Key == o.Key })
+		}), tags...)
+	}
+	return []el{e("return", true)}, nil
+}
+
+// quotas of the account, by code.
+var quotas = map[string]struct {
+	service, name string
+	value         float64
+}{
+	"L-1216C47A": {"ec2", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", 64},
+	"L-7A658B76": {"ebs", "Storage for General Purpose SSD (gp3) volumes, in TiB", 50},
+}
+
+// serveQuotas is Service Quotas' GetServiceQuota (JSON 1.1).
+func (s *Sim) serveQuotas(w http.ResponseWriter, body []byte, aerr *apiError) {
+	var in struct{ ServiceCode, QuotaCode string }
+	if err := json.Unmarshal(body, &in); err != nil && aerr == nil {
+		aerr = bad("SerializationException", "%v", err)
+	}
+	q, ok := quotas[in.QuotaCode]
+	if aerr == nil && (!ok || q.service != in.ServiceCode) {
+		aerr = bad("NoSuchResourceException", "The request failed because the specified service or quota does not exist.")
+	}
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	if aerr != nil {
+		w.WriteHeader(aerr.status)
+		_ = json.NewEncoder(w).Encode(map[string]string{"__type": aerr.code, "Message": aerr.msg}) // the client may be gone
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"Quota": map[string]any{
+		"ServiceCode": q.service, "QuotaCode": in.QuotaCode, "QuotaName": q.name, "Value": q.value, "Unit": "None", "Adjustable": true, "GlobalQuota": false,
+	}})
+}
+
+// createSnapshots takes snapshots of an instance's volumes at one moment.
+func (s *Sim) createSnapshots(p *params) ([]el, *apiError) {
+	id, desc := p.get("InstanceSpecification.InstanceId"), p.get("Description")
+	tags, aerr := p.tags("snapshot")
+	if aerr != nil {
+		return nil, aerr
+	}
+	in := s.insts[id]
+	if in == nil {
+		return nil, bad("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", id)
+	}
+	skip, now := p.get("InstanceSpecification.ExcludeBootVolume") == "true", time.Now().UTC()
+	var out [][]el
+	for _, v := range in.vols {
+		vol := s.vols[v]
+		if vol == nil || skip && vol.device == in.root {
+			continue
+		}
+		sn := &snapshot{
+			id: s.newID("snap"), desc: desc, gib: vol.gib, state: "pending", sealed: true, polls: s.o.Polls, volume: v, started: now,
+			tags: tags, blocks: maps.Clone(vol.blocks),
+		}
+		s.snaps[sn.id] = sn
+		out = append(out, []el{
+			e("snapshotId", sn.id), e("volumeId", v), e("volumeSize", vol.gib), e("state", sn.state), e("startTime", now.Format(isoMillis)), e("description", desc),
+		})
+	}
+	return []el{items("snapshotSet", out)}, nil
+}
+
+// isoMillis is a time as EC2 writes it.
+const isoMillis = "2006-01-02T15:04:05.000Z"
+
+// SetPolls is Options.Polls from now on.
+func (s *Sim) SetPolls(n int) { s.mu.Lock(); s.o.Polls = n; s.mu.Unlock() }

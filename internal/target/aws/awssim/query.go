@@ -209,7 +209,8 @@ func (s *Sim) freeze() func() {
 	for k, v := range to {
 		tokens[k] = v
 	}
-	return func() { s.snaps, s.images, s.insts, s.vols, s.tokens = sn, im, in, vo, tokens }
+	tasks := copyOf(s.imports)
+	return func() { s.snaps, s.images, s.insts, s.vols, s.tokens, s.imports = sn, im, in, vo, tokens, tasks }
 }
 
 func copyOf[T any](m map[string]*T) map[string]*T {

@@ -1,9 +1,9 @@
 // Package awssim is an AWS account in memory behind real HTTP listeners: the
-// parts of EC2, the EBS direct APIs and STS that a restore uses, as strict as
-// their documentation. It verifies SigV4, refuses parameters it does not know,
-// and keeps what was written so that it can be read back. It is a test double;
-// it is proven by clients that are not
-// ours (see its tests).
+// parts of EC2, the EBS direct APIs, STS and Service Quotas that a restore uses, as
+// strict as their documentation. It verifies SigV4, refuses parameters it does not
+// know, and keeps what was written so that it can be read back. It is a test
+// double: boto3 drives it in its tests, and those of target/aws hold its answers to
+// AWS's service models.
 package awssim
 
 import (
@@ -29,6 +29,22 @@ type Options struct {
 	// Polls is the number of descriptions for which a snapshot, an image, a volume
 	// or an instance stays in the state it passes through; 0: 1.
 	Polls int
+	// Log is given every exchange when it is over; nil: none. It is called
+	// concurrently.
+	Log func(Exchange)
+}
+
+// Exchange is a request and its answer as they went over the wire. Bodies of
+// blocks are left out.
+type Exchange struct {
+	Service, Action string
+	Method, URL     string
+	Header          http.Header
+	Body            string
+	Status          int
+	AnswerHeader    http.Header
+	Answer          string
+	Block, AskedFor int // bytes of a block in the request, in the answer
 }
 
 // The keys of the account that exist from the beginning.
@@ -57,6 +73,8 @@ type Sim struct {
 	insts   map[string]*instance
 	vols    map[string]*volume
 	tokens  map[string]tokenUse
+	imports map[string]*importTask
+	failing string // why imports are given up
 	fault   func(Request) *Fault
 	hold    chan struct{}
 	seen    []Request
@@ -87,7 +105,7 @@ func Start(o Options) *Sim {
 	}
 	s := &Sim{
 		o: o, keys: map[string]key{AccessKey: {secret: SecretKey}}, snaps: map[string]*snapshot{}, images: map[string]*image{},
-		insts: map[string]*instance{}, vols: map[string]*volume{}, tokens: map[string]tokenUse{},
+		insts: map[string]*instance{}, vols: map[string]*volume{}, tokens: map[string]tokenUse{}, imports: map[string]*importTask{},
 	}
 	s.srv = httptest.NewUnstartedServer(s)
 	if o.TLS {
@@ -161,6 +179,35 @@ func bad(code, format string, args ...any) *apiError {
 
 const maxBody = 1 << 20
 
+// answer keeps what is written through it.
+type answer struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+func (a *answer) WriteHeader(status int) { a.status = status; a.ResponseWriter.WriteHeader(status) }
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.body = append(a.body, p...)
+	return a.ResponseWriter.Write(p)
+}
+
+// log gives an exchange to Options.Log.
+func (s *Sim) log(q Request, r *http.Request, body []byte, a *answer) {
+	x := Exchange{
+		Service: q.Service, Action: q.Action, Method: r.Method, URL: r.URL.String(), Header: r.Header, Body: string(body),
+		Status: a.status, AnswerHeader: a.Header().Clone(), Answer: string(a.body),
+	}
+	if q.Action == "PutSnapshotBlock" {
+		x.Body, x.Block = "", len(body)
+	}
+	if q.Action == "GetSnapshotBlock" && a.status == http.StatusOK {
+		x.Answer, x.AskedFor = "", len(a.body)
+	}
+	s.o.Log(x)
+}
+
 // ServeHTTP lets a request in, or not, and answers.
 func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -176,6 +223,8 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			q.Params = r.URL.Query()
 		}
 		q.Action = q.Params.Get("Action")
+	} else if service == "servicequotas" {
+		_, q.Action, _ = strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	} else {
 		q.Action = ebsAction(r.Method, r.URL.Path)
 	}
@@ -186,9 +235,16 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		aerr = s.disturb(r, q)
 	}
 	w.Header().Set("X-Amzn-Requestid", s.id("req"))
+	if s.o.Log != nil {
+		a := &answer{ResponseWriter: w, status: http.StatusOK}
+		w = a
+		defer func() { s.log(q, r, body, a) }()
+	}
 	switch {
 	case query:
 		s.serveQuery(w, q, aerr)
+	case service == "servicequotas":
+		s.serveQuotas(w, body, aerr)
 	default:
 		s.serveEBS(w, r, q, body, aerr)
 	}

@@ -38,7 +38,7 @@ func (s *Sim) signed(r *http.Request, body []byte) (service string, _ *apiError)
 		return deny("SignatureDoesNotMatch", "Credential should be scoped to a valid region.")
 	}
 	service = scope[3]
-	if service != "ec2" && service != "ebs" && service != "sts" {
+	if !slices.Contains([]string{"ec2", "ebs", "sts", "servicequotas"}, service) {
 		return deny("SignatureDoesNotMatch", "Credential should be scoped to correct service.")
 	}
 	s.mu.Lock()

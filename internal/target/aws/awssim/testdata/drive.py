@@ -90,6 +90,34 @@ refused("VolumeInUse", ec2.delete_volume, VolumeId=v["VolumeId"])
 for f in (ec2.describe_subnets, ec2.describe_security_groups, ec2.describe_key_pairs, ec2.describe_availability_zones):
     assert len(f()) > 1
 assert len(ec2.describe_instance_types()["InstanceTypes"]) > 3
+taken = ec2.create_snapshots(InstanceSpecification={"InstanceId": inst}, TagSpecifications=[{"ResourceType": "snapshot", "Tags": [{"Key": "by", "Value": "boto"}]}])["Snapshots"]
+assert [t["VolumeId"] for t in taken] == [v["VolumeId"]]
+until(lambda: ec2.describe_snapshots(SnapshotIds=[taken[0]["SnapshotId"]])["Snapshots"][0]["State"] == "completed")
+d = ec2.describe_snapshots(SnapshotIds=[taken[0]["SnapshotId"]])["Snapshots"][0]
+assert d["VolumeId"] == v["VolumeId"] and d["Tags"] == [{"Key": "by", "Value": "boto"}], d
+assert ebs.list_changed_blocks(FirstSnapshotId=snap, SecondSnapshotId=taken[0]["SnapshotId"])["ChangedBlocks"] == []
+ec2.create_tags(Resources=[taken[0]["SnapshotId"]], Tags=[{"Key": "by", "Value": "again"}])
+assert ec2.describe_snapshots(Filters=[{"Name": "tag:by", "Values": ["again"]}])["Snapshots"][0]["SnapshotId"] == taken[0]["SnapshotId"]
+
+disks = [{"SnapshotId": taken[0]["SnapshotId"]}]
+refused("InvalidParameter", ec2.import_image, DiskContainers=disks, Platform="Windows", RoleName="nobody")
+refused("InvalidParameter", ec2.import_image, DiskContainers=disks, Architecture="arm64", Platform="Linux")
+refused("InvalidParameter", ec2.import_image, DiskContainers=disks, BootMode="uefi")
+task = ec2.import_image(DiskContainers=disks, Platform="Windows", ClientToken="i")["ImportTaskId"]
+assert ec2.import_image(DiskContainers=disks, Platform="Windows", ClientToken="i")["ImportTaskId"] == task
+describe = lambda: ec2.describe_import_image_tasks(ImportTaskIds=[task])["ImportImageTasks"][0]
+until(lambda: describe()["Status"] == "completed")
+done = describe()
+win = ec2.describe_images(ImageIds=[done["ImageId"]])["Images"][0]
+assert win["Platform"] == "Windows" and win["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"] == done["SnapshotDetails"][0]["SnapshotId"], win
+refused("IncorrectState", ec2.cancel_import_task, ImportTaskId=task)
+ec2.deregister_image(ImageId=done["ImageId"])
+for s in (done["SnapshotDetails"][0]["SnapshotId"], taken[0]["SnapshotId"]):
+    ec2.delete_snapshot(SnapshotId=s)
+
+quotas = boto3.client("service-quotas", config=once)
+assert quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-1216C47A")["Quota"]["Value"] == 64
+refused("NoSuchResourceException", quotas.get_service_quota, ServiceCode="ec2", QuotaCode="L-0")
 ec2.terminate_instances(InstanceIds=[inst])
 ec2.deregister_image(ImageId=ami)
 ec2.delete_snapshot(SnapshotId=snap)

@@ -1,0 +1,99 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"ascend/internal/image"
+	"ascend/internal/plan"
+	"ascend/internal/secret"
+	"ascend/internal/target"
+	"ascend/internal/target/aws"
+	"ascend/internal/target/aws/awssim"
+	"ascend/internal/vm"
+)
+
+// onAWS has the fixture restore to a simulated account.
+func onAWS(t *testing.T, f *fixture) (*awssim.Sim, func(*plan.Request)) {
+	sim := awssim.Start(awssim.Options{})
+	t.Cleanup(sim.Close)
+	f.open = func() (target.Target, error) {
+		return aws.Kind().Open(t.Context(), target.Settings{
+			Name: "there", Platform: vm.AWS,
+			Values:  map[string]string{"region": "eu-central-1", "endpoint": sim.URL, "access-key": awssim.AccessKey},
+			Secrets: map[string]secret.String{"secret-key": secret.New(awssim.SecretKey)},
+		})
+	}
+	return sim, func(r *plan.Request) {
+		r.Target = plan.TargetRef{Name: "there", Platform: vm.AWS}
+		tgt, err := f.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Inventory, err = tgt.Inventory(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.Machine.Guest.Arch = vm.AMD64
+		r.PowerOn = true
+	}
+}
+
+// TestSnapshotLost: EBS gives a snapshot up while it is sent. The disk is sent
+// again into another one, the lost one is not left behind, and the receipt names
+// the instance that runs and not the image it was started from.
+func TestSnapshotLost(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		t.Run(fmt.Sprint("gone ", gone), func(t *testing.T) {
+			f := setup(t, 1, diskSize)
+			sim, ask := onAWS(t, f)
+			// Once two blocks of both have landed: one at a time is sent, so that the
+			// first of each was acknowledged and neither is too new to be found.
+			var once sync.Once
+			sim.SetFault(func(q awssim.Request) *awssim.Fault {
+				ids := sim.Snapshots()
+				if q.Action != "PutSnapshotBlock" || len(ids) < 2 || slices.ContainsFunc(ids, func(id string) bool { return len(sim.Blocks(id)) < 2 }) {
+					return nil
+				}
+				once.Do(func() {
+					for _, id := range ids {
+						sim.Spoil(id, gone)
+					}
+				})
+				return nil
+			})
+			req := f.request("web", nil, "", ask)
+			req.Options.Workers = 1
+			j := f.submit(req)
+			f.wait(j.ID, Completed)
+			rc := f.receipt(j.ID)
+			if !strings.HasPrefix(rc.VM.ID, "i-") || sim.State(rc.VM.ID) != "running" {
+				t.Errorf("the receipt names %+v", rc.VM)
+			}
+			if n := len(sim.Snapshots()); n != len(f.files) {
+				t.Errorf("%d snapshots of %d disks", n, len(f.files))
+			}
+			for i, d := range rc.Disks {
+				file := filepath.Join(f.dir, "disk")
+				out, err := os.Create(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for n, b := range sim.Blocks(d.Object) {
+					if _, err := out.WriteAt(b, n*int64(len(b))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := out.Truncate(d.Virtual); err != nil {
+					t.Fatal(err)
+				}
+				out.Close()
+				f.compare(i, image.Format{Name: "raw"}, file)
+			}
+		})
+	}
+}

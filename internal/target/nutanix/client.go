@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ascend/internal/target"
+	"ascend/internal/target/trust"
 )
 
 // client speaks to Prism Central. Every call carries the credentials, so that no
@@ -46,7 +47,7 @@ func newClient(cfg *config) *client {
 		gates.m[cfg.base.Host] = g
 	}
 	return &client{cfg: cfg, gate: g, http: &http.Client{
-		Transport:     cfg.trust.transport(),
+		Transport:     cfg.trust.Transport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -107,7 +108,7 @@ func (c *client) again(ctx context.Context, once bool, f func() error) error {
 		if ctx.Err() != nil && err != nil {
 			return ctx.Err()
 		}
-		var cert *certificateError
+		var cert *trust.Error
 		if err == nil || once || n == attempts || !busy(err) || errors.As(err, &cert) {
 			return err
 		}

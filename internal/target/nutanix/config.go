@@ -2,16 +2,15 @@ package nutanix
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"ascend/internal/secret"
 	"ascend/internal/target"
+	"ascend/internal/target/trust"
 	"ascend/internal/vm"
 )
 
@@ -56,7 +55,7 @@ type config struct {
 	base            *url.URL // scheme and host
 	user            string
 	password        secret.String
-	trust           *trust
+	trust           *trust.Trust
 	insecure        bool
 	api             string
 	cluster         string
@@ -90,21 +89,20 @@ func newConfig(s target.Settings) (*config, error) {
 	if c.base, err = parseServer(v["url"], c.insecure); err != nil {
 		return nil, bad("url", "%v", err)
 	}
-	t := &trust{insecure: c.insecure}
+	t := trust.New(c.base.Host)
+	t.Insecure = c.insecure
 	c.trust = t
 	if file := v["ca_file"]; file != "" {
-		pem, err := os.ReadFile(file)
-		if err != nil {
+		if err := t.ReadRoots(file); err != nil {
 			return nil, bad("ca_file", "%v", err)
-		}
-		if t.roots = x509.NewCertPool(); !t.roots.AppendCertsFromPEM(pem) {
-			return nil, bad("ca_file", "%s holds no PEM certificate", file)
 		}
 	}
 	if p := v["thumbprint"]; p != "" {
-		if t.pin, err = parseThumbprint(p); err != nil {
+		sum, err := trust.ParseThumbprint(p)
+		if err != nil {
 			return nil, bad("thumbprint", "%v", err)
 		}
+		t.Pin(c.base.Host, sum)
 	}
 	switch {
 	case c.user == "":

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"ascend/internal/target"
+	"ascend/internal/target/trust"
 )
 
 // apiError is an error as the platform answers it.
@@ -57,7 +58,7 @@ func (e *taskError) Error() string {
 func translate(err error) error {
 	var (
 		p    *target.Problem
-		cert *certificateError
+		cert *trust.Error
 		dns  *net.DNSError
 		u    *url.Error
 		api  *apiError
@@ -69,7 +70,7 @@ func translate(err error) error {
 	case errors.As(err, &p), errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &cert):
-		return &target.Problem{Msg: cert.Error(), Hint: cert.hint(), Kind: target.ErrPermanent}
+		return &target.Problem{Msg: cert.Error(), Hint: cert.Hint(), Kind: target.ErrPermanent}
 	case errors.As(err, &dns):
 		return &target.Problem{Msg: fmt.Sprintf("the name %s cannot be resolved", dns.Name), Hint: "check url and the name servers"}
 	case errors.As(err, &api):

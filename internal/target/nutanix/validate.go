@@ -2,8 +2,6 @@ package nutanix
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -98,18 +96,11 @@ func (v *validation) reach(ctx context.Context) bool {
 	if cfg.base.Scheme == "http" {
 		return v.add("certificate", "none: insecure is set and the address is http", nil)
 	}
-	var leaf *x509.Certificate
-	tc := tls.Client(raw, &tls.Config{
-		ServerName: cfg.base.Hostname(), MinVersion: tls.VersionTLS12,
-		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection
-		VerifyConnection: func(s tls.ConnectionState) error {
-			leaf = s.PeerCertificates[0]
-			return cfg.trust.verify(cfg.base.Host, s.PeerCertificates)
-		},
-	})
-	if err := tc.HandshakeContext(ctx); err != nil {
+	tc, err := cfg.trust.Handshake(ctx, raw, cfg.base.Host)
+	if err != nil {
 		return v.add("certificate", "", err)
 	}
+	leaf := tc.ConnectionState().PeerCertificates[0]
 	detail := fmt.Sprintf("%s, valid until %s", leaf.Subject, leaf.NotAfter.UTC().Format(time.DateOnly))
 	if cfg.insecure {
 		detail += ", not verified because insecure is set"

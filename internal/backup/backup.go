@@ -7,6 +7,7 @@
 //   - OVA archives and OVF folders (package.go), whose disks are read in place;
 //   - images with CloudStack's own description of their machines beside them
 //     (cloudstack.go);
+//   - folders that Hyper-V exported (hyperv.go);
 //   - bare image files (image.go), each a backup of one disk, or of one machine
 //     together where a vm.json stands beside them.
 //
@@ -49,6 +50,8 @@ const (
 	LayoutImage   Layout = "image" // bare image files
 	// LayoutCloudStack is images beside answers of CloudStack's API.
 	LayoutCloudStack Layout = "cloudstack"
+	// LayoutHyperV is a folder that Hyper-V exported.
+	LayoutHyperV Layout = "hyperv"
 )
 
 // Backup is one machine at one point in time.

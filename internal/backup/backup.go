@@ -7,6 +7,7 @@
 //   - OVA archives and OVF folders (package.go), whose disks are read in place;
 //   - images with CloudStack's own description of their machines beside them
 //     (cloudstack.go), or Nutanix' (nutanix.go);
+//   - folders that Hyper-V exported (hyperv.go);
 //   - bare image files (image.go), each a backup of one disk, or of one machine
 //     together where a vm.json stands beside them.
 //
@@ -57,6 +58,8 @@ const (
 	// LayoutNutanix is images beside answers of Prism Central's API.
 	LayoutNutanix Layout = "nutanix"
 	LayoutEBS     Layout = "ebs" // snapshots in an AWS account
+	// LayoutHyperV is a folder that Hyper-V exported.
+	LayoutHyperV Layout = "hyperv"
 )
 
 // Backup is one machine at one point in time.

@@ -147,6 +147,12 @@ func (l *lister) classify(ctx context.Context, f *folder, left *int) (jobs []job
 		f.files = slices.DeleteFunc(f.files, func(n string) bool { return n == machineFile })
 	}
 	taken := map[string]bool{}
+	if e, dirs := l.hyperv(f, left); e != nil {
+		for _, d := range dirs {
+			skip[d] = true
+		}
+		jobs = append(jobs, func(ctx context.Context) []Backup { return l.hypervBackups(ctx, e) })
+	}
 	for _, name := range f.files {
 		switch strings.ToLower(path.Ext(name)) {
 		case ".ova":

@@ -258,7 +258,7 @@ func (t *Tree) list(s step) (map[string]Entry, error) {
 	}
 	m := make(map[string]Entry, len(es))
 	for _, e := range es {
-		if !valid(e.Name) {
+		if !Valid(e.Name) {
 			continue // a name no path can mean
 		}
 		m[fold(s.drv, e.Name)] = e
@@ -270,7 +270,8 @@ func (t *Tree) list(s step) (map[string]Entry, error) {
 	return m, nil
 }
 
-func valid(n string) bool {
+// Valid tells whether a name is one that a path can mean.
+func Valid(n string) bool {
 	return n != "" && n != "." && n != ".." && !strings.ContainsAny(n, "/\x00")
 }
 

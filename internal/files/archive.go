@@ -132,9 +132,7 @@ func (v *Volume) Tar(ctx context.Context, name string, w io.Writer) (Result, err
 	if err == nil {
 		err = tw.Close()
 	}
-	skips.Count += own.Count
-	skips.First = append(skips.First, own.First[:min(len(own.First), max(0, maxSkips-len(skips.First)))]...)
-	res.Skipped = skips
+	res.Skipped = skips.with(own)
 	return res, err
 }
 
@@ -238,9 +236,7 @@ func (v *Volume) Zip(ctx context.Context, name string, w io.Writer) (Result, err
 	if err == nil {
 		err = zw.Close()
 	}
-	skips.Count += own.Count
-	skips.First = append(skips.First, own.First[:min(len(own.First), max(0, maxSkips-len(skips.First)))]...)
-	res.Skipped = skips
+	res.Skipped = skips.with(own)
 	return res, err
 }
 

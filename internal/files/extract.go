@@ -51,9 +51,7 @@ func (v *Volume) Extract(ctx context.Context, name, dest string, count func(int6
 			err = x.settle(d.at, d.e)
 		}
 	}
-	skips.Count += x.skips.Count
-	skips.First = append(skips.First, x.skips.First[:min(len(x.skips.First), max(0, maxSkips-len(skips.First)))]...)
-	res.Skipped = skips
+	res.Skipped = skips.with(x.skips)
 	return res, err
 }
 

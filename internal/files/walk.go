@@ -29,6 +29,10 @@ func (s *Skips) add(p string, err error) {
 	}
 }
 
+func (s Skips) with(o Skips) Skips {
+	return Skips{s.Count + o.Count, append(s.First, o.First[:min(len(o.First), max(0, maxSkips-len(s.First)))]...)}
+}
+
 // walker goes through a tree. A folder is entered once, however often a hostile
 // file system names it.
 type walker struct {

@@ -187,7 +187,6 @@ type node struct {
 	info       vfs.Info
 	data, attr fork
 	realtime   bool
-	rdev       uint32
 }
 
 func (f *FS) inode(ino uint64) (*node, error) {

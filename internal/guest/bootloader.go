@@ -209,10 +209,13 @@ func words(line string) []string {
 
 // blsEntries reads Boot Loader Specification entries, type 1: the saved one
 // first, then by version descending.
+// saved is the entry to start, its name or (systemd-boot's loader.conf) a pattern;
+// of several that match the newest.
 func blsEntries(t *vfs.Tree, dir, saved string) []Kernel {
 	paths := glob(t, dir, ".conf")
 	slices.SortFunc(paths, func(a, b string) int { return compareVersions(b, a) })
 	var out []Kernel
+	chosen := false
 	for _, p := range paths {
 		var k Kernel
 		rescue := strings.Contains(p, "rescue")
@@ -236,7 +239,8 @@ func blsEntries(t *vfs.Tree, dir, saved string) []Kernel {
 		}
 		switch id := strings.TrimSuffix(path.Base(p), ".conf"); {
 		case k.Image == "":
-		case saved != "" && id == strings.TrimSuffix(saved, ".conf"):
+		case saved != "" && matches(strings.TrimSuffix(saved, ".conf"), id) && !chosen:
+			chosen = true
 			out = slices.Insert(out, 0, k)
 		case rescue:
 			out = append(out, k)
@@ -294,6 +298,9 @@ func legacyGrub(s string) []Kernel {
 				return s[i+1:]
 			}
 			return s
+		}
+		for f[0] == "kernel" && len(f) > 2 && strings.HasPrefix(f[1], "--") { // --no-mem-option, --type=…
+			f = slices.Delete(f, 1, 2)
 		}
 		switch f[0] {
 		case "default":
@@ -356,4 +363,9 @@ func syslinux(s string) []Kernel {
 		out = slices.Insert(slices.Delete(out, i, i+1), 0, k)
 	}
 	return slices.DeleteFunc(out, func(k Kernel) bool { return k.Image == "" || strings.HasSuffix(k.Image, ".c32") })
+}
+
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return ok || err != nil && pattern == name
 }

@@ -41,6 +41,14 @@ func Inspect(ctx context.Context, disks []disk.Disk, o Options) (*Inspection, er
 	return in.Inspection, nil
 }
 
+// Volumes is what Inspect finds without looking for systems: partition tables,
+// logical volumes and the file systems on them. They are read until ctx ends.
+func Volumes(ctx context.Context, disks []disk.Disk) (*Inspection, error) {
+	in := &inspector{Inspection: &Inspection{Version: 1, BootDisk: -1, Disks: []DiskLayout{}, Volumes: []Volume{}, Roots: []Root{}}, ctx: ctx}
+	in.volumes(disks)
+	return in.Inspection, ctx.Err()
+}
+
 // esp reads the first EFI system partition with loaders.
 func (in *inspector) esp() {
 	for i := range in.Volumes {

@@ -197,7 +197,13 @@ func (in *inspector) kernels(t *vfs.Tree, l *Linux) {
 			}
 			if len(found) == 0 || in.ESP.SysdBoot {
 				et := vfs.NewTree(v.driver)
-				ks := blsEntries(et, "/loader/entries", "")
+				def := ""
+				for line := range strings.Lines(read(et, "/loader/loader.conf")) {
+					if f := strings.Fields(line); len(f) == 2 && f[0] == "default" {
+						def = f[1]
+					}
+				}
+				ks := blsEntries(et, "/loader/entries", def)
 				if len(ks) > 0 {
 					l.BootLoader = "systemd-boot"
 					mount := "/boot/efi"

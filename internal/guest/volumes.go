@@ -16,6 +16,7 @@ import (
 	"ascend/internal/guest/ntfs"
 	"ascend/internal/guest/part"
 	"ascend/internal/guest/vfs"
+	"ascend/internal/guest/xfs"
 )
 
 // inspector carries the state of one Inspect.
@@ -113,7 +114,9 @@ func (in *inspector) volume(v Volume, r io.ReaderAt) {
 		in.gap("bitlocker", v.ID, "BitLocker: cannot be looked into")
 	case "ntfs":
 		v.driver, err = driver(ntfs.Open(r, v.Size))
-	case "btrfs", "mdraid", "zfs", "xfs":
+	case "xfs":
+		v.driver, err = driver(xfs.Open(r, v.Size))
+	case "btrfs", "mdraid", "zfs":
 		in.gap(v.Content, v.ID, "%s is not read here; the appliance is needed", v.Content)
 	case "unknown":
 		if v.part == part.LDM {
@@ -208,3 +211,7 @@ func sniff(r io.ReaderAt, size int64) string {
 	}
 	return "unknown"
 }
+
+// Driver is the file system on the volume, nil when it is not one that is read
+// here. It reads the disks given to Inspect and is of use as long as they are.
+func (v *Volume) Driver() vfs.Driver { return v.driver }

@@ -136,7 +136,10 @@ func (s *Server) wrap(next http.Handler) http.Handler {
 		}
 		out := &status{ResponseWriter: w}
 		defer func() {
-			if p := recover(); p != nil {
+			p := recover()
+			if p == http.ErrAbortHandler { //nolint:errorlint // a value that is compared, as net/http does
+				defer panic(p) // cut the connection: the answer is not whole
+			} else if p != nil {
 				s.o.Log.ErrorContext(r.Context(), "handler panicked", "panic", p, "stack", string(debug.Stack()))
 				if out.code == 0 {
 					answer(out, http.StatusInternalServerError, map[string]any{"type": "urn:ascend:problem:internal", "title": "Internal Server Error", "status": 500, "code": "internal", "detail": "something went wrong here", "hint": "an admin finds the reason in the server's log"})

@@ -4,20 +4,17 @@ package agent
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ascend/internal/appliance/agent/pax"
 	"ascend/internal/appliance/proto"
 )
 
@@ -129,7 +126,7 @@ func (t *tarring) add(dir int, base, name string) error {
 	t.res.Files++
 	if i.Mode&unix.S_IFMT == unix.S_IFDIR {
 		h.Typeflag, h.Name = tar.TypeDir, strings.TrimSuffix(name, "/")+"/"
-		if err := t.header(h); err != nil {
+		if err := pax.Header(t.tw, h); err != nil {
 			return err
 		}
 		return t.children(f, name)
@@ -140,13 +137,13 @@ func (t *tarring) add(dir int, base, name string) error {
 			key := [2]uint64{st.Dev, st.Ino}
 			if first, ok := t.links[key]; ok {
 				h.Typeflag, h.Linkname = tar.TypeLink, first
-				return t.header(h)
+				return pax.Header(t.tw, h)
 			}
 			t.links[key] = name
 		}
 	}
 	if f == nil {
-		return t.header(h)
+		return pax.Header(t.tw, h)
 	}
 	return t.content(h, f, i.Size)
 }
@@ -169,49 +166,24 @@ func (t *tarring) children(d *os.File, name string) error {
 	}
 }
 
-// header writes a header; names that PAX cannot carry (not UTF-8) go by GNU's.
-func (t *tarring) header(h *tar.Header) error {
-	err := t.tw.WriteHeader(h)
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
-		h.Format, h.PAXRecords = tar.FormatGNU, nil
-		h.ModTime = h.ModTime.Truncate(time.Second)
-		err = t.tw.WriteHeader(h)
-	}
-	return err
-}
-
-// dataRun is a piece of a file that holds data.
-type dataRun struct{ off, n int64 }
-
 // content writes a file; one with holes as GNU's sparse format 1.0 (GNU tar
 // manual, "PAX Format, Version 1.0"), which is a map before the data.
 func (t *tarring) content(h *tar.Header, f *os.File, size int64) error {
 	runs, data := dataRuns(f, size)
 	if data == size {
-		runs = []dataRun{{0, size}}
+		runs = []pax.Run{{Off: 0, Len: size}}
 	}
 	h.Typeflag, h.Size = tar.TypeReg, data
-	var table bytes.Buffer
 	if data < size {
-		if n := len(runs); n == 0 || runs[n-1].off+runs[n-1].n < size {
-			runs = append(runs, dataRun{size, 0}) // GNU tar ends a file with a hole so
-		}
-		fmt.Fprintf(&table, "%d\n", len(runs))
-		for _, r := range runs {
-			fmt.Fprintf(&table, "%d\n%d\n", r.off, r.n)
-		}
-		if pad := table.Len() % 512; pad > 0 {
-			table.Write(make([]byte, 512-pad))
-		}
-		h.Size += int64(table.Len())
-		if err := t.sparseHeader(h, size); err != nil {
+		if err := t.tw.Flush(); err != nil {
 			return err
 		}
-		if _, err := t.w.Write(table.Bytes()); err != nil {
+		pad, err := pax.Sparse(t.w, h, size, runs)
+		if err != nil {
 			return err
 		}
-		defer func() { _, _ = t.w.Write(make([]byte, -h.Size&511)) }() // a failed stream shows at the next write
-	} else if err := t.header(h); err != nil {
+		defer func() { _, _ = t.w.Write(make([]byte, pad)) }() // a failed stream shows at the next write
+	} else if err := pax.Header(t.tw, h); err != nil {
 		return err
 	}
 	var into io.Writer = t.tw
@@ -219,9 +191,9 @@ func (t *tarring) content(h *tar.Header, f *os.File, size int64) error {
 		into = t.w
 	}
 	for _, r := range runs {
-		n, err := io.CopyBuffer(onlyWriter{into}, struct{ io.Reader }{io.NewSectionReader(f, r.off, r.n)}, t.buf)
+		n, err := io.CopyBuffer(onlyWriter{into}, struct{ io.Reader }{io.NewSectionReader(f, r.Off, r.Len)}, t.buf)
 		t.res.Bytes += n
-		if err == nil && n < r.n {
+		if err == nil && n < r.Len {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
@@ -236,71 +208,23 @@ func (t *tarring) content(h *tar.Header, f *os.File, size int64) error {
 	return nil
 }
 
-// sparseHeader writes the headers of a sparse file past archive/tar, which keeps
-// the names of these records to itself. Everything stands in the PAX records.
-func (t *tarring) sparseHeader(h *tar.Header, size int64) error {
-	if err := t.tw.Flush(); err != nil {
-		return err
-	}
-	d, b := path.Split(h.Name)
-	rec := map[string]string{
-		"hdrcharset": "BINARY", "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": h.Name,
-		"GNU.sparse.realsize": strconv.FormatInt(size, 10), "path": d + "GNUSparseFile.0/" + b, "size": strconv.FormatInt(h.Size, 10),
-		"mtime": fmt.Sprintf("%d.%09d", h.ModTime.Unix(), h.ModTime.Nanosecond()), "uid": strconv.Itoa(h.Uid), "gid": strconv.Itoa(h.Gid),
-	}
-	maps.Copy(rec, h.PAXRecords)
-	var body []byte
-	for _, k := range slices.Sorted(maps.Keys(rec)) {
-		n := len(k) + len(rec[k]) + 3 // the length counts its own digits
-		for n != len(k)+len(rec[k])+3+len(strconv.Itoa(n)) {
-			n = len(k) + len(rec[k]) + 3 + len(strconv.Itoa(n))
-		}
-		body = fmt.Appendf(body, "%d %s=%s\n", n, k, rec[k])
-	}
-	out := ustar("PaxHeaders/x", 'x', 0o644, int64(len(body)))
-	out = append(out, body...)
-	out = append(out, make([]byte, -len(body)&511)...)
-	_, err := t.w.Write(append(out, ustar("GNUSparseFile.0/x", '0', h.Mode, h.Size)...))
-	return err
-}
-
-// ustar is one header block (POSIX pax, "ustar Header Block").
-func ustar(name string, kind byte, mode, size int64) []byte {
-	b := make([]byte, 512)
-	copy(b, name)
-	copy(b[100:], fmt.Sprintf("%07o", mode))
-	copy(b[108:], "0000000")
-	copy(b[116:], "0000000")
-	copy(b[124:], fmt.Sprintf("%011o", min(size, 1<<33-1))) // PAX records have the rest
-	copy(b[136:], "00000000000")
-	copy(b[148:], "        ")
-	b[156] = kind
-	copy(b[257:], "ustar\x0000")
-	sum := 0
-	for _, c := range b {
-		sum += int(c)
-	}
-	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
-	return b
-}
-
 // dataRuns lists where a file holds data; all of it where the file system
 // cannot tell.
-func dataRuns(f *os.File, size int64) (runs []dataRun, data int64) {
+func dataRuns(f *os.File, size int64) (runs []pax.Run, data int64) {
 	for off := int64(0); off < size; {
 		d, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			break
 		}
 		if err != nil || len(runs) > 1<<16 {
-			return []dataRun{{0, size}}, size
+			return []pax.Run{{Off: 0, Len: size}}, size
 		}
 		e, err := unix.Seek(int(f.Fd()), d, unix.SEEK_HOLE)
 		if err != nil || e <= d {
-			return []dataRun{{0, size}}, size
+			return []pax.Run{{Off: 0, Len: size}}, size
 		}
 		e = min(e, size)
-		runs = append(runs, dataRun{d, e - d})
+		runs = append(runs, pax.Run{Off: d, Len: e - d})
 		data += e - d
 		off = e
 	}

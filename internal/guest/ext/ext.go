@@ -160,18 +160,40 @@ func (f *FS) inode(ino uint32) (*node, error) {
 	}
 	n := &node{f: f, flags: le.Uint32(raw[0x20:])}
 	copy(n.block[:], raw[0x28:])
+	n.attrBlock = uint64(le.Uint32(raw[0x68:])) | uint64(le.Uint16(raw[0x76:]))<<32
+	if f.isize > 130 {
+		n.extra = raw[min(128+int(le.Uint16(raw[0x80:])), len(raw)):]
+	}
 	mode := le.Uint16(raw)
 	n.info = vfs.Info{
-		Mode: unixMode(mode), Size: int64(le.Uint32(raw[4:])), ModTime: time.Unix(int64(int32(le.Uint32(raw[0x10:]))), 0).UTC(),
+		Mode: vfs.UnixMode(uint32(mode)), Size: int64(le.Uint32(raw[4:])), ModTime: stamp(raw), Inode: uint64(ino), Links: uint32(le.Uint16(raw[0x1a:])),
 		UID: uint32(le.Uint16(raw[2:])) | uint32(le.Uint16(raw[0x78:]))<<16, GID: uint32(le.Uint16(raw[0x18:])) | uint32(le.Uint16(raw[0x7a:]))<<16,
 	}
 	if n.info.Mode.IsRegular() || n.info.Mode.IsDir() {
 		n.info.Size |= int64(le.Uint32(raw[0x6c:])) << 32
 	}
+	if n.info.Mode&fs.ModeDevice != 0 {
+		n.info.Rdev = le.Uint32(n.block[:])
+		if n.info.Rdev == 0 {
+			n.info.Rdev = le.Uint32(n.block[4:])
+		}
+	}
 	if n.info.Size < 0 || n.info.Size > 1<<47 {
 		return nil, fmt.Errorf("%w: size of inode %d", vfs.ErrCorrupt, ino)
 	}
 	return n, nil
+}
+
+// stamp is the time of the last change: seconds in the first 128 bytes, two more
+// bits of them and nanoseconds behind those (i_mtime_extra).
+func stamp(raw []byte) time.Time {
+	sec, nsec := int64(int32(le.Uint32(raw[0x10:]))), int64(0)
+	if len(raw) >= 0x8c && le.Uint16(raw[0x80:]) >= 0xc {
+		x := le.Uint32(raw[0x88:])
+		sec += int64(x&3) << 32
+		nsec = int64(x>>2) % 1e9
+	}
+	return time.Unix(sec, nsec).UTC()
 }
 
 func sparse(g uint32) bool {
@@ -188,31 +210,4 @@ func sparse(g uint32) bool {
 		}
 	}
 	return false
-}
-
-func unixMode(m uint16) fs.FileMode {
-	o := fs.FileMode(m & 0o777)
-	switch m & 0xf000 {
-	case 0x8000:
-	case 0x4000:
-		o |= fs.ModeDir
-	case 0xa000:
-		o |= fs.ModeSymlink
-	case 0x2000:
-		o |= fs.ModeDevice | fs.ModeCharDevice
-	case 0x6000:
-		o |= fs.ModeDevice
-	case 0x1000:
-		o |= fs.ModeNamedPipe
-	case 0xc000:
-		o |= fs.ModeSocket
-	default:
-		o |= fs.ModeIrregular
-	}
-	for bit, f := range map[uint16]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if m&bit != 0 {
-			o |= f
-		}
-	}
-	return o
 }

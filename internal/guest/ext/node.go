@@ -13,6 +13,9 @@ type node struct {
 	info  vfs.Info
 	flags uint32
 	block [60]byte
+	// Where extended attributes stand: behind the inode's fields, and in a block.
+	extra     []byte
+	attrBlock uint64
 }
 
 func (n *node) Stat() vfs.Info { return n.info }
@@ -120,6 +123,18 @@ func (n *node) ReadAt(p []byte, off int64) (int, error) {
 		done += len(want)
 	}
 	return done, nil
+}
+
+// Run is vfs.Runs.
+func (n *node) Run(at int64) (length int64, data bool, err error) {
+	if n.flags&flagInline != 0 {
+		return n.info.Size - at, true, nil
+	}
+	phys, count, err := n.lookup(uint64(at / n.f.bs))
+	if err != nil {
+		return 0, false, err
+	}
+	return min(int64(min(count, 1<<30))*n.f.bs-at%n.f.bs, n.info.Size-at), phys != 0, nil
 }
 
 // lookup maps a logical block to the run that begins there; physical 0 is a

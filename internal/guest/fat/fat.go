@@ -313,7 +313,7 @@ func (n *node) List() ([]vfs.Entry, error) {
 		}
 		e.info = vfs.Info{Mode: 0o644, Size: int64(le.Uint32(b[28:])), ModTime: dosTime(le.Uint16(b[24:]), le.Uint16(b[22:]))}
 		if attr&0x10 != 0 {
-			e.info.Mode, e.info.Size = fs.ModeDir|0o755, 0
+			e.info.Mode, e.info.Size, e.info.Inode = fs.ModeDir|0o755, 0, uint64(e.first)
 		}
 		out = append(out, vfs.Entry{Name: name, Open: func() (vfs.Node, error) { return e, nil }})
 	}

@@ -347,7 +347,7 @@ func (f *FS) node(i uint64) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{f: f, streams: map[string]*stream{}, info: vfs.Info{Mode: 0o644}}
+	n := &node{f: f, streams: map[string]*stream{}, info: vfs.Info{Mode: 0o644, Inode: i}}
 	add := func(as []attribute, skip uint32) error {
 		for _, a := range as {
 			if a.typ == skip {
@@ -442,4 +442,20 @@ func (n *node) Data() (io.ReaderAt, error) {
 		return nil, fmt.Errorf("compressed, encrypted or redirected file %w", vfs.ErrUnsupported)
 	}
 	return s, nil
+}
+
+// Run is vfs.Runs.
+func (s *stream) Run(at int64) (length int64, data bool, err error) {
+	if s.resident != nil {
+		return s.size - at, true, nil
+	}
+	if at >= s.valid {
+		return s.size - at, false, nil
+	}
+	for _, r := range s.runs {
+		if end := (r.vcn + r.n) * s.f.cluster; at >= r.vcn*s.f.cluster && at < end {
+			return min(end, s.valid) - at, r.lcn >= 0, nil
+		}
+	}
+	return 0, false, fmt.Errorf("%w: NTFS data runs are incomplete", vfs.ErrCorrupt)
 }

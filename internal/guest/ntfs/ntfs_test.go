@@ -2,6 +2,7 @@ package ntfs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -81,11 +82,34 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// patched lays small changes over an image, so that a fuzzer's input is small.
+type patched struct{ img, patch []byte }
+
+func (p patched) ReadAt(b []byte, off int64) (int, error) {
+	n, err := bytes.NewReader(p.img).ReadAt(b, off)
+	for q := p.patch; len(q) >= 5; q = q[5:] {
+		// Four bytes of place, one of value; places beyond the image wrap around.
+		if at := int64(binary.BigEndian.Uint32(q)) % int64(len(p.img)); at >= off && at < off+int64(n) {
+			b[at-off] = q[4]
+		}
+	}
+	return n, err
+}
+
+// FuzzOpen changes single bytes of a volume: an input of megabytes would be
+// copied and compared for each try.
 func FuzzOpen(f *testing.F) {
 	img, _ := made(f)
-	f.Add(img[:1<<20])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		v, err := Open(bytes.NewReader(b), int64(len(b)))
+	mft := int(le.Uint64(img[48:])) * int(le.Uint16(img[11:])) * int(img[13])
+	f.Add([]byte{})
+	for _, at := range []int{11, 13, 48, 64, mft + 4, mft + 20, mft + 0x38, mft + 5*1024 + 0x40, mft + 64*1024 + 0x50} {
+		f.Add(append(binary.BigEndian.AppendUint32(nil, uint32(at)), 0xff))
+	}
+	f.Fuzz(func(t *testing.T, patch []byte) {
+		if len(patch) > 500 {
+			return
+		}
+		v, err := Open(patched{img, patch}, int64(len(img)))
 		if err != nil {
 			return
 		}

@@ -7,6 +7,7 @@
 package vfs
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -68,6 +69,71 @@ type Info struct {
 	Size     int64
 	UID, GID uint32
 	ModTime  time.Time
+	// Inode is the file's number in its file system; 0: it has none. Names of one
+	// file share it. Links is how many there are.
+	Inode uint64
+	Links uint32
+	Rdev  uint32 // of a device, as the file system keeps it
+}
+
+// Runs is what a reader of Data may be, too: Run tells how far, from a byte within
+// the file, data or a hole reaches at least.
+type Runs interface {
+	Run(at int64) (length int64, data bool, err error)
+}
+
+// Attributed is a Node with extended attributes, by the names Linux gives them.
+type Attributed interface {
+	XAttrs() (map[string][]byte, error)
+}
+
+// ACLEntry is one line of a POSIX access control list.
+type ACLEntry struct {
+	Tag, Perm uint16
+	ID        uint32
+}
+
+// EncodeACL is a list in the form of system.posix_acl_access (Linux,
+// include/uapi/linux/posix_acl_xattr.h, version 2).
+func EncodeACL(entries []ACLEntry) []byte {
+	b := []byte{2, 0, 0, 0}
+	for _, e := range entries {
+		if e.Tag != 2 && e.Tag != 8 { // only named users and groups have an id
+			e.ID = 1<<32 - 1
+		}
+		b = binary.LittleEndian.AppendUint16(b, e.Tag)
+		b = binary.LittleEndian.AppendUint16(b, e.Perm)
+		b = binary.LittleEndian.AppendUint32(b, e.ID)
+	}
+	return b
+}
+
+// UnixMode translates st_mode.
+func UnixMode(m uint32) fs.FileMode {
+	o := fs.FileMode(m & 0o777)
+	switch m & 0xf000 {
+	case 0x8000:
+	case 0x4000:
+		o |= fs.ModeDir
+	case 0xa000:
+		o |= fs.ModeSymlink
+	case 0x2000:
+		o |= fs.ModeDevice | fs.ModeCharDevice
+	case 0x6000:
+		o |= fs.ModeDevice
+	case 0x1000:
+		o |= fs.ModeNamedPipe
+	case 0xc000:
+		o |= fs.ModeSocket
+	default:
+		o |= fs.ModeIrregular
+	}
+	for bit, f := range map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if m&bit != 0 {
+			o |= f
+		}
+	}
+	return o
 }
 
 // Entry is a name in a folder.
@@ -192,7 +258,7 @@ func (t *Tree) list(s step) (map[string]Entry, error) {
 	}
 	m := make(map[string]Entry, len(es))
 	for _, e := range es {
-		if !valid(e.Name) {
+		if !Valid(e.Name) {
 			continue // a name no path can mean
 		}
 		m[fold(s.drv, e.Name)] = e
@@ -204,7 +270,8 @@ func (t *Tree) list(s step) (map[string]Entry, error) {
 	return m, nil
 }
 
-func valid(n string) bool {
+// Valid tells whether a name is one that a path can mean.
+func Valid(n string) bool {
 	return n != "" && n != "." && n != ".." && !strings.ContainsAny(n, "/\x00")
 }
 
@@ -310,4 +377,11 @@ func (t *Tree) ReadFile(name string, limit int64) ([]byte, error) {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
 	return b, nil
+}
+
+// Node is what name means: with follow the target of a last link, without it the
+// link itself. path is where it was found.
+func (t *Tree) Node(name string, follow bool) (n Node, path string, err error) {
+	s, err := t.walk(name, follow)
+	return s.node, s.path, err
 }

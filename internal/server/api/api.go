@@ -56,6 +56,7 @@ type API struct {
 	plans   records.Table[StoredPlan]
 	sets    records.Table[MappingSet]
 	replays records.Table[replay]
+	looks   chan struct{} // one for each request that looks into a backup
 }
 
 // New makes the API.
@@ -66,6 +67,7 @@ func New(c Config) *API {
 		plans:   records.Table[StoredPlan]{Store: c.Store, Kind: "plan"},
 		sets:    records.Table[MappingSet]{Store: c.Store, Kind: "mapping"},
 		replays: records.Table[replay]{Store: c.Store, Kind: "replay"},
+		looks:   make(chan struct{}, maxLooks),
 	}
 	cfg := huma.DefaultConfig("Ascend", "1")
 	cfg.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
@@ -88,6 +90,7 @@ func New(c Config) *API {
 	a.tokens()
 	a.repositories()
 	a.backups()
+	a.files()
 	a.targets()
 	a.mappings()
 	a.planned()

@@ -120,7 +120,7 @@ func (h *held) WriteHeader(status int) {
 	if h.status == 0 {
 		h.status = status
 	}
-	if ct := h.Header().Get("Content-Type"); !h.through && (strings.HasPrefix(ct, "text/event-stream") || status >= 300) {
+	if ct := h.Header().Get("Content-Type"); !h.through && (strings.HasPrefix(ct, "text/event-stream") || h.Header().Get("X-Accel-Buffering") == "no" || status >= 300) {
 		h.through = true
 		h.ResponseWriter.WriteHeader(status)
 	}

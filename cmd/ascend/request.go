@@ -17,6 +17,7 @@ import (
 	"ascend/internal/disk"
 	"ascend/internal/image"
 	"ascend/internal/plan"
+	"ascend/internal/restore"
 	"ascend/internal/target"
 	"ascend/internal/vm"
 )
@@ -32,6 +33,7 @@ type requestFlags struct {
 	source, region, mac, uuid, rate string
 	// cached lets a recent inventory of the target stand for a new one.
 	cached bool
+	guest  string // auto, off
 	app    *app
 }
 
@@ -66,6 +68,7 @@ func (r *requestFlags) register(c *cobra.Command, a *app, short string) {
 	f.BoolVar(&r.powerOn, "power-on", false, "start the machine when it is restored")
 	_ = c.MarkFlagDirname("repo")
 	_ = c.RegisterFlagCompletionFunc("to", a.completeTargets)
+	r.registerGuest(c)
 	complete(c, "mac", "keep", "new")
 	complete(c, "uuid", "keep", "new")
 	complete(c, "format", append(image.FormatNames(), "ova")...)
@@ -78,7 +81,7 @@ func (r *requestFlags) key(b backup.Backup, dir, to string) string {
 	h := sha256.New()
 	_ = json.NewEncoder(h).Encode([]any{dir, b.ID, to, r.name, r.memory, r.firmware, r.machine, r.format, r.path, r.cpus,
 		r.options, r.networks, r.places, r.storage, r.set, r.compress, r.powerOn,
-		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid})
+		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest})
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
@@ -87,6 +90,7 @@ type prepared struct {
 	plan   *plan.Plan
 	images []disk.Image
 	maps   []*disk.Map
+	guest  *restore.Guest // nil: not inspected
 }
 
 func (p *prepared) close() {
@@ -97,7 +101,7 @@ func (p *prepared) close() {
 
 // prepare opens the backup's disks and makes the plan.
 func (r *requestFlags) prepare(ctx context.Context, ch *chosen, t target.Target, s target.Settings) (*prepared, error) {
-	return prepareWith(ctx, ch, func(sources []plan.Source) (*plan.Request, error) {
+	return r.prepareWith(ctx, ch, func(sources []plan.Source) (*plan.Request, error) {
 		req, err := r.request(ch, sources, t, s)
 		if err != nil {
 			return nil, err
@@ -108,7 +112,7 @@ func (r *requestFlags) prepare(ctx context.Context, ch *chosen, t target.Target,
 
 // prepareWith opens the backup's disks and makes the plan of the request that
 // build gives.
-func prepareWith(ctx context.Context, ch *chosen, build func(sources []plan.Source) (*plan.Request, error)) (_ *prepared, err error) {
+func (r *requestFlags) prepareWith(ctx context.Context, ch *chosen, build func(sources []plan.Source) (*plan.Request, error)) (_ *prepared, err error) {
 	p, err := openDisks(ctx, ch)
 	if err != nil {
 		return nil, err
@@ -129,8 +133,10 @@ func prepareWith(ctx context.Context, ch *chosen, build func(sources []plan.Sour
 	if err != nil {
 		return nil, err
 	}
-	p.plan, err = plan.Make(*req)
-	return p, err
+	if err := r.inspect(ctx, ch, p, req); err != nil {
+		return nil, err
+	}
+	return p, p.make(r.app, req)
 }
 
 // openDisks opens the backup's disks; the caller closes the result.

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -51,6 +52,12 @@ type GuestReceipt struct {
 	Proof  *boot.Result `json:"proof,omitempty"`
 	// ProofFailed says why nothing could be proven either way.
 	ProofFailed string `json:"proof_failed,omitempty"`
+}
+
+// Changed tells whether disk i was sent with changes of the guest.
+func (g *GuestReceipt) Changed(i int) bool {
+	none := sha256.Sum256(nil)
+	return g != nil && i < len(g.Layers) && g.Layers[i] != hex.EncodeToString(none[:])
 }
 
 func (s *Spec) adapts() bool {

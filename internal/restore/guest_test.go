@@ -110,7 +110,7 @@ func TestGuestIsAdapted(t *testing.T) {
 	if got := content(t, rc.Disks[0].Object, "/etc/hostname"); got != "after\n" {
 		t.Errorf("landed with %q", got)
 	}
-	if rc.Guest == nil || len(rc.Guest.Layers) != 1 || len(rc.Guest.Changes) != 1 || len(rc.Guest.Changes[0].Files) != 1 || rc.Disks[0].Verified == "" {
+	if rc.Guest == nil || len(rc.Guest.Layers) != 1 || len(rc.Guest.Changes) != 1 || len(rc.Guest.Changes[0].Files) != 1 || rc.Disks[0].Verified == "" || !rc.Guest.Changed(0) {
 		t.Errorf("the receipt: %+v", rc.Guest)
 	}
 	if was == "" || bytesOf(t, f.files[0]) != before {

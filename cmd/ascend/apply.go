@@ -37,6 +37,7 @@ killed one stopped.`,
 	c.Flags().StringVar(&r.rate, "rates", "", "rate card of on-premises targets, a `file` (default: rates of the configuration)")
 	r.app = a
 	r.registerRun(c)
+	r.registerGuest(c)
 	return c
 }
 
@@ -61,7 +62,7 @@ func (a *app) apply(c *cobra.Command, r *restoreFlags, file string) error {
 	}
 	defer t.Close()
 	return a.carryOut(c, r, ch, t, applyKey(doc.Plan), func() (*prepared, error) {
-		p, err := prepareWith(c.Context(), ch, true, func(sources []plan.Source) (*plan.Request, error) {
+		p, err := r.prepareWith(c.Context(), ch, func(sources []plan.Source) (*plan.Request, error) {
 			return a.again(c, r, doc, ch, sources, t, s)
 		})
 		if err != nil {

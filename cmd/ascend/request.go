@@ -17,7 +17,7 @@ import (
 	"ascend/internal/disk"
 	"ascend/internal/image"
 	"ascend/internal/plan"
-	"ascend/internal/plan/facts"
+	"ascend/internal/restore"
 	"ascend/internal/target"
 	"ascend/internal/vm"
 )
@@ -29,10 +29,11 @@ type requestFlags struct {
 	options, networks, places, storage, set                 []string
 	compress, powerOn                                       bool
 
-	maps, groups, addresses                []string
-	source, region, mac, uuid, rate, guest string
+	maps, groups, addresses         []string
+	source, region, mac, uuid, rate string
 	// cached lets a recent inventory of the target stand for a new one.
 	cached bool
+	guest  string // auto, off
 	app    *app
 }
 
@@ -60,7 +61,6 @@ func (r *requestFlags) register(c *cobra.Command, a *app, short string) {
 	f.StringArrayVar(&r.addresses, "address", nil, "addresses of every adapter, or nicN=…: keep, dhcp, or the `ADDRESS`")
 	f.StringVar(&r.mac, "mac", "", "MAC addresses: keep (where the target can) or new")
 	f.StringVar(&r.uuid, "uuid", "", "the machine's UUID: keep (where the target can) or new")
-	f.StringVar(&r.guest, "guest", guestAuto, "auto: look at the system on the disks first; off: restore the disks as they are, unseen")
 	f.StringVar(&r.source, "source-platform", "", "where the machine ran, instead of what the backup speaks for")
 	f.StringVar(&r.region, "region", "", "region of prices and sizes, where the target does not tell it")
 	f.StringVar(&r.rate, "rates", "", "rate card of on-premises targets, a `file` (default: rates of the configuration)")
@@ -68,7 +68,7 @@ func (r *requestFlags) register(c *cobra.Command, a *app, short string) {
 	f.BoolVar(&r.powerOn, "power-on", false, "start the machine when it is restored")
 	_ = c.MarkFlagDirname("repo")
 	_ = c.RegisterFlagCompletionFunc("to", a.completeTargets)
-	complete(c, "guest", guestAuto, guestOff)
+	r.registerGuest(c)
 	complete(c, "mac", "keep", "new")
 	complete(c, "uuid", "keep", "new")
 	complete(c, "format", append(image.FormatNames(), "ova")...)
@@ -90,6 +90,7 @@ type prepared struct {
 	plan   *plan.Plan
 	images []disk.Image
 	maps   []*disk.Map
+	guest  *restore.Guest // nil: not inspected
 }
 
 func (p *prepared) close() {
@@ -100,10 +101,7 @@ func (p *prepared) close() {
 
 // prepare opens the backup's disks and makes the plan.
 func (r *requestFlags) prepare(ctx context.Context, ch *chosen, t target.Target, s target.Settings) (*prepared, error) {
-	if r.guest != guestAuto && r.guest != guestOff {
-		return nil, usageError{fmt.Errorf("--guest is auto or off, not %q", r.guest)}
-	}
-	return prepareWith(ctx, ch, r.guest == guestAuto, func(sources []plan.Source) (*plan.Request, error) {
+	return r.prepareWith(ctx, ch, func(sources []plan.Source) (*plan.Request, error) {
 		req, err := r.request(ch, sources, t, s)
 		if err != nil {
 			return nil, err
@@ -112,15 +110,9 @@ func (r *requestFlags) prepare(ctx context.Context, ch *chosen, t target.Target,
 	})
 }
 
-// What --guest takes.
-const (
-	guestAuto = "auto"
-	guestOff  = "off"
-)
-
 // prepareWith opens the backup's disks and makes the plan of the request that
-// build gives. inspect has the system on the disks looked at where it is to run.
-func prepareWith(ctx context.Context, ch *chosen, inspect bool, build func(sources []plan.Source) (*plan.Request, error)) (_ *prepared, err error) {
+// build gives.
+func (r *requestFlags) prepareWith(ctx context.Context, ch *chosen, build func(sources []plan.Source) (*plan.Request, error)) (_ *prepared, err error) {
 	p, err := openDisks(ctx, ch)
 	if err != nil {
 		return nil, err
@@ -141,13 +133,10 @@ func prepareWith(ctx context.Context, ch *chosen, inspect bool, build func(sourc
 	if err != nil {
 		return nil, err
 	}
-	if inspect && req.Target.Platform != vm.Local {
-		if req.Guest, err = facts.Inspect(ctx, p.images, req.Machine.Firmware); err != nil {
-			return nil, err
-		}
+	if err := r.inspect(ctx, ch, p, req); err != nil {
+		return nil, err
 	}
-	p.plan, err = plan.Make(*req)
-	return p, err
+	return p, p.make(r.app, req)
 }
 
 // openDisks opens the backup's disks; the caller closes the result.

@@ -22,6 +22,7 @@ type restoreFlags struct {
 	accept, keep, fresh, noVerify, noManifest, progress bool
 	limit, receipt                                      string
 	workers, disks                                      int
+	proof                                               string
 }
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -63,6 +64,7 @@ func (r *restoreFlags) registerRun(c *cobra.Command) {
 	f.StringVar(&r.limit, "limit", "", "bandwidth cap of all disks together, `BYTES` a second, as 100M")
 	f.StringVar(&r.receipt, "receipt", "", "write the receipt to this `file` too")
 	f.IntVarP(&r.workers, "workers", "m", 0, "ranges at once for each disk (default: the target's)")
+	f.StringVar(&r.proof, "boot-proof", "off", "boot the machine on the target's virtual hardware, here and cut off, before anything is sent: off, advise, require or require:`GRADE` (A, B, C)")
 	f.IntVar(&r.disks, "parallel-disks", 4, "disks at once")
 }
 
@@ -90,6 +92,10 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, _ target.T
 		return usageError{err}
 	}
 	o := restore.Options{Keep: r.keep, Disks: r.disks, Workers: r.workers, NoVerify: r.noVerify}
+	proof, err := parseProof(r.proof)
+	if err != nil {
+		return usageError{err}
+	}
 	if limit != nil {
 		o.Bandwidth = int64(limit.Limit())
 	}
@@ -108,7 +114,7 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, _ target.T
 	}
 	defer s.close()
 	begin := time.Now()
-	j, err := a.job(c.Context(), s, r, ch, o, key, prepare)
+	j, err := a.job(c.Context(), s, r, ch, o, proof, key, prepare)
 	if err != nil {
 		return err
 	}
@@ -116,7 +122,7 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, _ target.T
 }
 
 // job carries the unfinished job of the same request on, or begins a new one.
-func (a *app) job(ctx context.Context, s *jobs, r *restoreFlags, ch *chosen, o restore.Options, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
+func (a *app) job(ctx context.Context, s *jobs, r *restoreFlags, ch *chosen, o restore.Options, proof restore.Proof, key string, prepare func() (*prepared, error)) (*restore.Job, error) {
 	if !r.fresh {
 		j, err := s.Unfinished(ctx, key)
 		if err == nil {
@@ -141,7 +147,10 @@ func (a *app) job(ctx context.Context, s *jobs, r *restoreFlags, ch *chosen, o r
 	if err := a.beforeRestore(ctx, r, ch); err != nil {
 		return nil, err
 	}
-	spec := restore.Spec{Plan: p.plan, Source: sourceOf(p.plan.Backup), Fingerprint: restore.Fingerprint(p.images), Options: o}
+	if err := p.prove(proof); err != nil {
+		return nil, err
+	}
+	spec := restore.Spec{Guest: p.guest, Plan: p.plan, Source: sourceOf(p.plan.Backup), Fingerprint: restore.Fingerprint(p.images), Options: o}
 	return s.Submit(ctx, restore.Request{Spec: spec, Maps: p.maps, Key: key})
 }
 

@@ -115,6 +115,10 @@ func (v *verification) backup(ctx context.Context, dir string) {
 			v.unchecked(what, "the disk was changed on its way, as the receipt's patches say")
 			continue
 		}
+		if v.rc.Guest.Changed(i) {
+			v.unchecked(what, "the guest was adapted, as the receipt says: the digest is that of the adapted disk")
+			continue
+		}
 		v.disk(ctx, what, d, func() (disk.Disk, error) { return r.OpenDisk(ctx, b, i) }, restore.CheckBackup)
 	}
 }

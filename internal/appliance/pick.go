@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"ascend/internal/cpio"
 )
 
 // tools are the programs of the appliance; those of wanted must be there.
@@ -37,28 +39,28 @@ var modules = []string{
 // the root of a running system.
 type picker struct {
 	root string
-	c    *cpio
+	c    *cpio.Writer
 	libs map[string]bool
 }
 
 // pick writes the initramfs and returns the kernel's path and version.
 func pick(root string, w io.Writer) (kernel, version string, err error) {
-	p := &picker{root: root, c: newCPIO(w), libs: map[string]bool{}}
+	p := &picker{root: root, c: cpio.NewWriter(w), libs: map[string]bool{}}
 	if kernel, version, err = p.kernel(); err != nil {
 		return "", "", err
 	}
 	for _, d := range []string{"proc", "sys", "run", "tmp", "mnt", "etc/lvm", "root"} {
-		p.c.dir(d)
+		p.c.Dir(d)
 	}
-	p.c.console()
-	p.c.dir("usr/bin")
-	p.c.dir("usr/lib/x86_64-linux-gnu")
-	p.c.dir("usr/lib64")
+	p.c.Console()
+	p.c.Dir("usr/bin")
+	p.c.Dir("usr/lib/x86_64-linux-gnu")
+	p.c.Dir("usr/lib64")
 	for _, l := range []string{"bin", "sbin", "lib", "lib64"} {
-		p.c.link(l, "usr/"+strings.Replace(l, "sbin", "bin", 1))
+		p.c.Link(l, "usr/"+strings.Replace(l, "sbin", "bin", 1))
 	}
-	p.c.link("usr/sbin", "bin")
-	p.c.link("etc/mtab", "/proc/self/mounts")
+	p.c.Link("usr/sbin", "bin")
+	p.c.Link("etc/mtab", "/proc/self/mounts")
 	for _, t := range append(slices.Clone(wanted), handy...) {
 		if err := p.program(t); err != nil {
 			if errors.Is(err, fs.ErrNotExist) && slices.Contains(handy, t) {
@@ -70,7 +72,7 @@ func pick(root string, w io.Writer) (kernel, version string, err error) {
 	if err := p.modules(version); err != nil {
 		return "", "", err
 	}
-	return kernel, version, p.c.close()
+	return kernel, version, p.c.Close()
 }
 
 // kernel is the newest kernel that has its modules.
@@ -108,7 +110,7 @@ func (p *picker) program(name string) error {
 	if err != nil {
 		return err
 	}
-	p.c.file("usr/bin/"+name, 0o755, b)
+	p.c.File("usr/bin/"+name, 0o755, b)
 	return p.needs(name, b)
 }
 
@@ -161,7 +163,7 @@ func (p *picker) lib(name, into string) error {
 	if err != nil {
 		return err
 	}
-	p.c.file(into+name, 0o755, b)
+	p.c.File(into+name, 0o755, b)
 	return p.needs(name, b)
 }
 
@@ -213,7 +215,7 @@ func (p *picker) modules(version string) error {
 		}
 		if !stored[name] {
 			stored[name] = true
-			p.c.file("modules/"+name+".ko", 0o644, b)
+			p.c.File("modules/"+name+".ko", 0o644, b)
 		}
 		return append(list, name+".ko"), nil
 	}
@@ -231,7 +233,7 @@ func (p *picker) modules(version string) error {
 	if err != nil {
 		return err
 	}
-	p.c.file("modules/list.json", 0o644, b)
+	p.c.File("modules/list.json", 0o644, b)
 	return nil
 }
 

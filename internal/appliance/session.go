@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ascend/internal/appliance/proto"
+	"ascend/internal/cpio"
 	"ascend/internal/disk"
 	"ascend/internal/disk/nbd"
 	"ascend/internal/qemu"
@@ -97,16 +98,16 @@ func Run(ctx context.Context, o Options, calls ...proto.Call) ([]proto.Event, Us
 	for i, c := range job.Calls {
 		e, err := s.result(c.ID)
 		if err != nil {
-			return out, s.usage(), err
+			return out, s.Usage(), err
 		}
 		out = append(out, e)
 		if e.Error != nil && !c.Continue {
 			_ = s.Finish(ctx)
-			return out, s.usage(), fmt.Errorf("operation %d: %w", i+1, e.Error)
+			return out, s.Usage(), fmt.Errorf("operation %d: %w", i+1, e.Error)
 		}
 	}
 	err = s.Finish(ctx)
-	return out, s.usage(), err
+	return out, s.Usage(), err
 }
 
 // Usage is what an appliance took.
@@ -115,7 +116,8 @@ type Usage struct {
 	CPU  time.Duration `json:"cpu"`
 }
 
-func (s *Session) usage() Usage {
+// Usage is what the appliance took so far; after Finish, in all.
+func (s *Session) Usage() Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cpu == 0 {
@@ -189,10 +191,10 @@ func (s *Session) initrd(job proto.Job) error {
 	if err != nil {
 		return err
 	}
-	c := newCPIO(out)
-	c.file("init", 0o755, agent)
-	c.file(proto.JobFile, 0o600, b)
-	if err := c.close(); err != nil {
+	c := cpio.NewWriter(out)
+	c.File("init", 0o755, agent)
+	c.File(proto.JobFile, 0o600, b)
+	if err := c.Close(); err != nil {
 		return err
 	}
 	return out.Close()
@@ -561,7 +563,7 @@ func (s *Session) Close() error {
 	s.stop(context.Canceled)
 	var err error
 	if s.sys != nil {
-		s.usage()
+		s.Usage()
 		err = s.sys.Close()
 	}
 	s.wg.Wait()

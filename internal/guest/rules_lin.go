@@ -2,6 +2,7 @@ package guest
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -211,6 +212,8 @@ func storageOnDisk(k *Kernel) []string {
 	return out
 }
 
+var virtualName = regexp.MustCompile(`^(lo|(br|bond|team|vlan|docker|virbr|veth|tun|tap|wg|dummy|ovs)[0-9-].*)$|[.:]`)
+
 // interfaces keeps names and addresses, or gives the interfaces up to DHCP.
 func (a *Adaptation) interfaces(r *Root, t Target, o Choices) {
 	cloud := t.Platform == vm.AWS || t.Platform == vm.Azure
@@ -222,6 +225,8 @@ func (a *Adaptation) interfaces(r *Root, t Target, o Choices) {
 				why = "the platform assigns addresses by DHCP"
 			}
 			a.change(Change{Kind: SetDHCP, Root: r.Volume, Subject: i.Name, Reason: why, Detail: i.Addresses, Args: map[string]string{"source": i.Source}})
+		case virtualName.MatchString(i.Name):
+			// A bridge, bond or VLAN is no adapter: nothing binds it to one.
 		case i.static() || i.Name != "" && !strings.ContainsAny(i.Name, "*?"):
 			mac := i.MAC
 			if mac == "" && n < len(t.NICs) {

@@ -120,7 +120,7 @@ func (t *task) openSource(ctx context.Context) error {
 	}
 	defer src.Close()
 	for i := range t.spec.Plan.Disks {
-		img, err := t.openDisk(ctx, src, i)
+		img, err := t.openBackup(ctx, src, i)
 		if err != nil {
 			return err
 		}
@@ -277,6 +277,9 @@ func (t *task) receipt(ctx context.Context) error {
 		}
 		rc.Disks = append(rc.Disks, &l.DiskReceipt)
 	}
+	if rc.Guest, err = t.guestReceipt(ctx); err != nil {
+		return err
+	}
 	if err := rc.SignWith(t.s.key); err != nil {
 		return err
 	}
@@ -300,6 +303,9 @@ func (t *task) receipt(ctx context.Context) error {
 // cleanup removes what only a resume needs, and ends the session.
 func (t *task) cleanup(ctx context.Context) error {
 	t.s.sessions.close(ctx, t.a.Job)
+	if err := t.forgetLayers(ctx); err != nil {
+		return err
+	}
 	for i := range t.spec.Plan.Disks {
 		if err := t.dropJournal(ctx, i); err != nil {
 			return err

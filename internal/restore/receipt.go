@@ -36,6 +36,7 @@ type Receipt struct {
 	VM        target.VM      `json:"vm"`
 	PoweredOn bool           `json:"powered_on"`
 	Disks     []*DiskReceipt `json:"disks"`
+	Guest     *GuestReceipt  `json:"guest,omitempty"`
 	Sign      *Signature     `json:"signature,omitempty"`
 }
 
@@ -45,7 +46,8 @@ type DiskReceipt struct {
 	Virtual   int64        `json:"virtual"`
 	Allocated int64        `json:"allocated"`
 	Chain     []disk.Layer `json:"chain"` // the files read
-	// Digest is that of the disk as it was sent: the backup's, after Patches.
+	// Digest is that of the disk as it was sent: the backup's, after the changes of
+	// Guest and after Patches.
 	Digest  digest.Sum    `json:"digest"`
 	Patches []image.Patch `json:"patches,omitempty"`
 	Format  image.Format  `json:"format"`

@@ -135,6 +135,9 @@ type Spec struct {
 	// Fingerprint identifies the files read: a backup changed since is refused.
 	Fingerprint []string `json:"fingerprint"`
 	Options     Options  `json:"options"`
+	// Guest is what is done so that the system comes up; nil: the disks are sent
+	// as they are, and no boot is proven.
+	Guest *Guest `json:"guest,omitempty"`
 }
 
 // Fingerprint identifies the files of opened images by their names, lengths and

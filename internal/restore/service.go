@@ -17,6 +17,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/time/rate"
 
+	"ascend/internal/appliance"
 	"ascend/internal/disk"
 	"ascend/internal/engine"
 	"ascend/internal/target"
@@ -39,6 +40,9 @@ type Config struct {
 	// which of them a job is carried out by.
 	Shared bool
 	Log    *slog.Logger // nil: none
+	// Appliance finds the appliance that guests are adapted in; nil: the one in the
+	// user's cache.
+	Appliance func() (*appliance.Image, error)
 
 	// SyncEvery is the time between flushes to stable storage; 0: 5 s, or 1 s
 	// where journals are copied.
@@ -62,6 +66,7 @@ type Service struct {
 	software  string
 	shared    bool
 	log       *slog.Logger
+	appliance func() (*appliance.Image, error)
 	syncEvery time.Duration
 	tick      time.Duration
 
@@ -101,6 +106,9 @@ func New(c Config) (*Service, error) {
 		log: c.Log, syncEvery: c.SyncEvery, tick: c.Tick,
 		limits: newLimiter(c.Limits), sessions: newSessions(),
 		drives: map[string]*drive{}, specs: map[string]*Spec{}, own: map[string]*ownLimits{},
+	}
+	if s.appliance = c.Appliance; s.appliance == nil {
+		s.appliance = func() (*appliance.Image, error) { return appliance.Open("") }
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

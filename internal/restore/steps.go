@@ -33,6 +33,8 @@ var phases = []phase{
 	{kind: "validate", status: "validating", title: "validate target", do: (*task).validate},
 	{kind: "reserve", status: "validating", title: "reserve", do: (*task).reserve, undo: (*task).forgetFiles},
 	{kind: "source", status: "validating", title: "open source", do: (*task).openSource},
+	{kind: "adapt", status: "validating", title: "adapt guest", wanted: (*Spec).adapts, do: (*task).adapt, undo: (*task).forgetLayers},
+	{kind: "proof", status: "validating", title: "boot proof", wanted: (*Spec).proves, do: (*task).proof},
 	{kind: "begin", status: "creating", title: "create resources", do: (*task).begin, undo: (*task).removeAll},
 	{kind: "transfer", status: "uploading", title: "transfer", perDisk: true, bytes: true, do: (*task).transfer, undo: (*task).forgetDisk},
 	{kind: "finish", status: "creating", title: "create machine", do: (*task).finish, undo: (*task).removeAll},

@@ -200,8 +200,18 @@ func (t *task) source(ctx context.Context) (Source, error) {
 	return t.s.resolver.Source(ctx, t.spec.Source)
 }
 
-// openDisk opens a disk and sees to it that it is the one planned.
+// openDisk opens a disk as it is to be sent: the one planned, and over it the
+// layer of an adapted guest.
 func (t *task) openDisk(ctx context.Context, src Source, i int) (disk.Image, error) {
+	img, err := t.openBackup(ctx, src, i)
+	if err != nil || !t.spec.adapts() {
+		return img, err
+	}
+	return t.adapted(ctx, img, i)
+}
+
+// openBackup opens a disk of the backup and sees to it that it is the one planned.
+func (t *task) openBackup(ctx context.Context, src Source, i int) (disk.Image, error) {
 	img, err := src.OpenDisk(ctx, i)
 	if err != nil {
 		return nil, err

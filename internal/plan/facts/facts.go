@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ascend/internal/disk"
@@ -33,9 +34,14 @@ func Inspect[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) 
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return &plan.GuestFacts{Incomplete: []string{fmt.Sprintf("the guest could not be inspected: %v", err)}}, nil
+		return Unread(err), nil
 	}
 	return Of(in), nil
+}
+
+// Unread are the facts of a guest that could not be inspected.
+func Unread(err error) *plan.GuestFacts {
+	return &plan.GuestFacts{Incomplete: []string{fmt.Sprintf("the guest could not be inspected: %v", err)}}
 }
 
 // Of is an inspection as facts of a plan.
@@ -96,8 +102,10 @@ func system(g *plan.GuestFacts, r *guest.Root) {
 	}
 	pinned := true
 	for _, i := range r.Interfaces {
-		g.StaticIP = append(g.StaticIP, i.Addresses...)
-		g.Named = g.Named || i.Name != ""
+		if !i.DHCP {
+			g.StaticIP = append(g.StaticIP, i.Addresses...)
+		}
+		g.Named = g.Named || i.Name != "" && i.Name != "lo" && !strings.ContainsAny(i.Name, "*?")
 		pinned = pinned && i.MAC != ""
 	}
 	switch {
@@ -120,7 +128,7 @@ func linux(g *plan.GuestFacts, l *guest.Linux) {
 	if len(l.Kernels) == 0 {
 		return
 	}
-	k := l.Kernels[max(0, slices.IndexFunc(l.Kernels, func(k guest.Kernel) bool { return k.Default }))]
+	k := l.Kernels[max(0, slices.IndexFunc(l.Kernels, func(k guest.Kernel) bool { return k.Default }))] // else the first that is offered
 	g.Kernel, g.UKI = k.Version, k.UKI
 	if k.Problem != "" {
 		g.Incomplete = append(g.Incomplete, fmt.Sprintf("kernel %s could not be looked into: %s", k.Version, k.Problem))
@@ -153,7 +161,11 @@ func windows(g *plan.GuestFacts, w *guest.Windows) {
 			continue
 		}
 		g.Installed = append(g.Installed, name)
-		if s.Start == bootStart {
+		held := false // by a StartOverride, as the installed system gives disks it was not installed on
+		for _, v := range s.Override {
+			held = held || v != bootStart
+		}
+		if s.Start == bootStart && !held {
 			g.Boot = append(g.Boot, name)
 		}
 	}

@@ -1,0 +1,183 @@
+package adapt
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"ascend/internal/appliance"
+	"ascend/internal/appliance/appliancetest"
+	"ascend/internal/appliance/proto"
+	"ascend/internal/boot"
+	"ascend/internal/disk"
+	"ascend/internal/disk/open"
+	"ascend/internal/disk/overlay"
+	"ascend/internal/guest"
+	"ascend/internal/qemu"
+	"ascend/internal/vm"
+)
+
+func TestMain(m *testing.M) {
+	qemu.Main()
+	os.Exit(m.Run())
+}
+
+// layer is a fresh layer over a built guest.
+func layer(t *testing.T, name string) *overlay.Overlay {
+	t.Helper()
+	dir := os.Getenv("ASCEND_GUESTS")
+	if dir == "" {
+		dir = "/var/cache/ascend-guests"
+	}
+	root, err := disk.OpenRoot(dir)
+	if err != nil {
+		t.Fatalf("%v (\"make guests-ci\" builds the guests)", err)
+	}
+	defer root.Close()
+	img, err := open.Disk(root, name+".qcow2", "qcow2")
+	if err != nil {
+		t.Fatalf("%v (\"make guests-ci\" builds the guests)", err)
+	}
+	o, err := overlay.Create(filepath.Join(t.TempDir(), "layer"), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { o.Close() })
+	return o
+}
+
+func decide(t *testing.T, d disk.Disk, to guest.Target, c guest.Choices) (*guest.Inspection, *guest.Adaptation) {
+	t.Helper()
+	in, err := guest.Inspect(t.Context(), []disk.Disk{d}, guest.Options{Firmware: to.Firmware})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in, guest.Decide(in, to, c)
+}
+
+func kinds(a *guest.Adaptation) (out []guest.ChangeKind) {
+	for _, c := range a.Changes {
+		out = append(out, c.Kind)
+	}
+	return out
+}
+
+// TestRealGuest takes the Debian guest, which boot's own test shows not to come up
+// on pvscsi, adapts it and has it mount its root there.
+func TestRealGuest(t *testing.T) {
+	im := appliancetest.Image(t)
+	o := layer(t, "debian")
+	disks := []disk.Disk{o}
+	to := guest.Target{Platform: vm.VMware, Firmware: vm.BIOS, Controller: vm.BusPVSCSI, NIC: vm.VMXNET3}
+	in, a := decide(t, o, to, guest.Choices{Hostname: "restored"})
+	if a.Boot.Verdict != guest.BootsAdapted || !slices.Contains(kinds(a), guest.AppendInitramfs) {
+		t.Fatalf("before: %+v", a)
+	}
+	res, err := Apply(t.Context(), disks, in, a, Options{Image: im})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%.1f s, %.1f s of processor time, %s trimmed", res.Seconds, res.CPU, vm.FormatSize(res.Trimmed))
+	if len(res.Changes) != len(a.Changes) {
+		t.Errorf("%d changes of %d", len(res.Changes), len(a.Changes))
+	}
+	var before int64
+	for _, c := range res.Changes {
+		if c.Kind == guest.AppendInitramfs {
+			if len(c.Files) != 1 || c.Files[0].Is <= c.Files[0].Was || len(c.Files[0].SHA256) != 64 {
+				t.Errorf("%+v", c)
+			}
+			before = c.Files[0].Was
+		}
+	}
+	if before == 0 {
+		t.Error("nothing was appended")
+	}
+	in, again := decide(t, o, to, guest.Choices{Hostname: "restored"})
+	if again.Boot.Verdict != guest.Boots || !again.Nothing() {
+		t.Errorf("after: %+v", again)
+	}
+	if in.Roots[0].Hostname != "restored" {
+		t.Errorf("host name %q", in.Roots[0].Hostname)
+	}
+	var check proto.CheckResult
+	err = session(t.Context(), im, disks, func(s *appliance.Session) error {
+		return s.Do(t.Context(), proto.Call{Check: &proto.Check{Device: device(in.Roots[0].Volume)}}, &check)
+	})
+	if err != nil || !check.Clean || check.Repaired {
+		t.Errorf("the file system after: %+v, %v", check, err)
+	}
+	proof, err := boot.Prove(t.Context(), boot.Request{Disks: disks, Platform: vm.VMware, Firmware: vm.BIOS, Storage: vm.BusPVSCSI, NIC: vm.VMXNET3, Until: boot.Root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("boot: %.0f s, %.0f s of processor time", proof.Seconds, proof.CPU)
+	if proof.Grade != boot.B || !proof.Milestone.Reached(boot.Root) {
+		t.Errorf("on pvscsi: %+v", proof)
+	}
+	if err := o.Unchanged(); err != nil {
+		t.Error(err)
+	}
+}
+
+func session(ctx context.Context, im *appliance.Image, disks []disk.Disk, f func(*appliance.Session) error) error {
+	s, err := appliance.Start(ctx, appliance.Options{Image: im, Disks: disks})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return errors.Join(f(s), s.Finish(ctx))
+}
+
+func TestReplaceName(t *testing.T) {
+	for _, c := range [][4]string{
+		{"/dev/sda1 / ext4\n/dev/sda11 /x ext4\n# /dev/sda1\n", "/dev/sda1", "UUID=1", "UUID=1 / ext4\n/dev/sda11 /x ext4\n# /dev/sda1\n"},
+		{"linux /vmlinuz root=/dev/sda1 resume=/dev/sda2", "/dev/sda2", "UUID=2", "linux /vmlinuz root=/dev/sda1 resume=UUID=2"},
+		{"GRUB_CMDLINE_LINUX=\"root=/dev/sda1\"\n", "/dev/sda1", "UUID=1", "GRUB_CMDLINE_LINUX=\"root=UUID=1\"\n"},
+		{"x /run/dev/sda1\n", "/dev/sda1", "UUID=1", "x /run/dev/sda1\n"},
+		{"127.0.1.1 web web.example\n", "web", "new", "127.0.1.1 new web.example\n"},
+	} {
+		if got := replaceName(c[0], c[1], c[2]); got != c[3] {
+			t.Errorf("%q: %q", c[0], got)
+		}
+	}
+}
+
+func TestDHCP(t *testing.T) {
+	for file, c := range map[string][2]string{
+		"/etc/network/interfaces": {
+			"auto lo\niface lo inet loopback\nauto ens3\niface ens3 inet static\n  address 192.0.2.1/24\n  gateway 192.0.2.254\n  mtu 9000\niface ens3 inet6 auto\n",
+			"auto lo\niface lo inet loopback\nauto ens3\niface ens3 inet dhcp\n  mtu 9000\niface ens3 inet6 auto\n",
+		},
+		"/etc/sysconfig/network-scripts/ifcfg-ens3": {"DEVICE=ens3\nBOOTPROTO=none\nIPADDR0=192.0.2.1\nPREFIX=24\nONBOOT=yes", "DEVICE=ens3\nONBOOT=yes\nBOOTPROTO=dhcp\n"},
+		"/etc/NetworkManager/system-connections/a.nmconnection": {
+			"[connection]\nid=a\n[ipv4]\naddress1=192.0.2.1/24,192.0.2.254\nmethod=manual\n[ipv6]\nmethod=ignore\n",
+			"[connection]\nid=a\n[ipv4]\nmethod=auto\n[ipv6]\nmethod=ignore\n",
+		},
+		"/etc/systemd/network/a.network": {"[Match]\nName=ens3\n[Network]\nAddress=192.0.2.1/24\nGateway=192.0.2.254\n", "[Match]\nName=ens3\n[Network]\nDHCP=yes\n"},
+	} {
+		if got := dhcpOf(file, "ens3")(c[0]); got != c[1] {
+			t.Errorf("%s: %q", file, got)
+		}
+	}
+	if dhcpOf("/etc/netplan/50.yaml", "ens3") != nil {
+		t.Error("netplan is not rewritten here")
+	}
+}
+
+func TestPickLoader(t *testing.T) {
+	from, beside := pickLoader([]string{"/EFI/debian/fbx64.efi", "/EFI/debian/grubx64.efi", "/EFI/debian/mmx64.efi", "/EFI/debian/shimx64.efi"})
+	if from != "/EFI/debian/shimx64.efi" || strings.Join(beside, " ") != "/EFI/debian/grubx64.efi /EFI/debian/mmx64.efi" {
+		t.Errorf("%s %s", from, beside)
+	}
+	if from, beside = pickLoader([]string{"/EFI/arch/grubx64.efi"}); from != "/EFI/arch/grubx64.efi" || beside != nil {
+		t.Errorf("%s %s", from, beside)
+	}
+	if from, _ = pickLoader([]string{"/EFI/tools/memtest.efi"}); from != "" {
+		t.Error(from)
+	}
+}

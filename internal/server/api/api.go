@@ -90,6 +90,7 @@ func New(c Config) *API {
 	a.backups()
 	a.targets()
 	a.mappings()
+	a.matrix()
 	a.planned()
 	a.jobs()
 	a.streams()

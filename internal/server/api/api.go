@@ -93,6 +93,7 @@ func New(c Config) *API {
 	a.files()
 	a.targets()
 	a.mappings()
+	a.matrix()
 	a.planned()
 	a.jobs()
 	a.streams()

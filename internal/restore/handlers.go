@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -116,13 +117,13 @@ func (t *task) forgetFiles(context.Context) error {
 func (t *task) openSource(ctx context.Context) error {
 	src, err := t.source(ctx)
 	if err != nil {
-		return err
+		return gone(err)
 	}
 	defer src.Close()
 	for i := range t.spec.Plan.Disks {
 		img, err := t.openBackup(ctx, src, i)
 		if err != nil {
-			return err
+			return gone(err)
 		}
 		img.Close()
 	}
@@ -140,6 +141,15 @@ func (t *task) openSource(ctx context.Context) error {
 		return t.note(ctx, levelWarning, "the backup carries no digests to check; its disks are read as they are")
 	}
 	return errors.Join(lost, err)
+}
+
+// gone marks the error of a source that is not there, or may not be read: before
+// anything is created nobody is served by waiting whether it comes back.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return &permanent{fmt.Errorf("%w (is the repository mounted, and readable for this user?)", err)}
+	}
+	return err
 }
 
 // begin has the target make what uploads need.

@@ -659,3 +659,29 @@ func TestWatch(t *testing.T) {
 		t.Errorf("ended %s at %v percent after %d events, moved: %v", end, last, n, moved)
 	}
 }
+
+// TestSourceGone: a backup that is no longer there stops the job at its first
+// look, not after every attempt, and nothing is made for it.
+func TestSourceGone(t *testing.T) {
+	f := setup(t, 1, 4<<20)
+	format := image.Format{Name: "raw"}
+	r := f.request("gone", &format, asFile, nil)
+	for _, n := range f.files {
+		if err := os.Remove(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j := f.wait(f.submit(r).ID, RolledBack)
+	if !strings.Contains(j.Error, "is the repository mounted") {
+		t.Errorf("%q does not say what to do", j.Error)
+	}
+	steps, err := f.s.Steps(t.Context(), j.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range steps {
+		if st.Kind == "source" && st.Attempt > 2 || st.Kind == "begin" && st.Attempt > 0 {
+			t.Errorf("%s was tried %d times", st.Name, st.Attempt)
+		}
+	}
+}

@@ -138,6 +138,9 @@ type Request struct {
 	// Unique, when not empty, makes Submit idempotent: of several requests with
 	// the same one, all get the first's job.
 	Unique string
+	// Site is whose workers carry it out, where several machines share the store;
+	// empty: any.
+	Site string
 }
 
 // Submit stores a job for a plan and begins to carry it out. The job survives a
@@ -167,6 +170,12 @@ func (s *Service) Submit(ctx context.Context, r Request) (*Job, error) {
 		}
 		return s.Job(ctx, id)
 	}
+	if s.shared { // whoever carries it out decides when it is its turn
+		if err := s.engine.Start(ctx, id); err != nil {
+			return nil, err
+		}
+		return s.Job(ctx, id)
+	}
 	if err := s.launch(id, unlock, true, s.engine.Start); err != nil {
 		return nil, err
 	}
@@ -174,7 +183,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (*Job, error) {
 }
 
 func (s *Service) create(ctx context.Context, j *Job, r Request, spec []byte) (string, error) {
-	n := &NewJob{Unique: r.Unique, Spec: spec, Keep: r.Options.Keep, Steps: Steps(&r.Spec), Blobs: map[string][]byte{}}
+	n := &NewJob{Unique: r.Unique, Site: r.Site, Spec: spec, Keep: r.Options.Keep, Steps: Steps(&r.Spec), Blobs: map[string][]byte{}}
 	for i, m := range r.Maps {
 		b, err := m.AppendBinary(nil)
 		if err != nil {
@@ -411,6 +420,9 @@ func (s *Service) Cancel(ctx context.Context, id string) error {
 func (s *Service) order(ctx context.Context, id string, queue bool, f func(context.Context, string) error) error {
 	if _, err := s.store.Job(ctx, id); err != nil {
 		return err
+	}
+	if s.shared {
+		return f(ctx, id)
 	}
 	unlock, err := s.lock(id)
 	if err != nil {

@@ -87,6 +87,7 @@ type Filter struct {
 // NewJob is what is stored with a job that begins.
 type NewJob struct {
 	Unique string // see Request.Unique
+	Site   string // see Request.Site
 	Spec   []byte
 	Keep   bool // what was made when a step fails for good
 	Steps  []engine.Step

@@ -36,7 +36,10 @@ func (t tables) Create(ctx context.Context, j *Job, n *NewJob) (string, error) {
 	}
 	row := &store.Job{
 		ID: j.ID, Key: n.Unique, Spec: n.Spec, KeepOnFailure: n.Keep, TargetConfig: config, VMName: j.VM, TargetVMName: j.Name, TargetName: j.Target,
-		TargetPlatform: spec.Plan.Target.Platform,
+		TargetPlatform: spec.Plan.Target.Platform, Site: n.Site,
+	}
+	if spec.Plan.Source != nil {
+		row.SourcePlatform = spec.Plan.Source.Platform
 	}
 	want := row
 	err = t.s.Tx(ctx, func(tx *store.Store) error {

@@ -393,7 +393,7 @@ func writeOut(c *cobra.Command, v *files.Volume, name, as, out string, m *transf
 	if as == "tree" && out != "-" {
 		return v.Extract(c.Context(), name, out, m.Add)
 	}
-	w := io.Writer(c.OutOrStdout())
+	w := c.OutOrStdout()
 	if out != "-" {
 		f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {

@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: web web-test azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,10 @@ internal/webui/dist/index.html: $(WEBSRC)
 
 web-test: build ## the web application's own tests, and a browser's way through it
 	cd web && npx vitest run && node e2e/run.mjs
+
+web-images: build ## picture every page of the running product for docs/images
+	mkdir -p docs/images && rm -f docs/images/*.jpg
+	cd web && ASCEND_IMAGES=$(CURDIR)/docs/images node e2e/run.mjs
 
 bin/ascend: web FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ascend

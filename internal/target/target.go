@@ -433,7 +433,7 @@ type Recorder interface {
 var (
 	// ErrPermanent: trying again will not help (wrong password, no such
 	// datastore, quota). Everything else may be retried.
-	ErrPermanent = errors.New("permanent")
+	ErrPermanent = errors.New("trying again does not help")
 	// ErrDigest: the platform holds other bytes than were sent.
 	ErrDigest = errors.New("digest of what landed differs from what was sent")
 	// ErrExists: something of that name is there and is not of this job.

@@ -28,10 +28,30 @@ const step = (what) => console.log(`- ${what}`);
 const link = (name) => page.getByRole("navigation").getByRole("link", { name, exact: true });
 const button = (name) => page.getByRole("button", { name, exact: true });
 
+// With ASCEND_IMAGES the pages are pictured for the documentation, in both
+// appearances, on a screen and on a telephone.
+const images = process.env.ASCEND_IMAGES;
+
+async function picture(name) {
+  if (!images || /phone|dark/.test(name)) return;
+  const was = await page.evaluate(() => document.documentElement.dataset.theme);
+  for (const [kind, width, height] of [["desktop", 1280, 800], ["phone", 360, 740]]) {
+    await page.setViewportSize({ width, height });
+    for (const look of ["light", "dark"]) {
+      await page.evaluate((v) => { document.documentElement.dataset.theme = v; scrollTo(0, 0); }, look);
+      await page.waitForTimeout(150);
+      await page.screenshot({ path: join(images, `${name}-${kind}-${look}.jpg`), type: "jpeg", quality: 55 });
+    }
+  }
+  await page.setViewportSize({ width: 1280, height: 860 });
+  await page.evaluate((v) => { document.documentElement.dataset.theme = v; }, was);
+}
+
 /** look takes a screenshot and has the page checked for accessibility. */
 async function look(name) {
   await page.waitForLoadState("networkidle").catch(() => {});
   await page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
+  await picture(name);
   // As a debugger does it: the page's own policy forbids scripts from elsewhere.
   const found = await page.evaluate(async (source) => {
     (0, eval)(source);

@@ -36,7 +36,7 @@ export const t = {
     title: "Restore a machine", steps: ["Backup", "Target", "Placement", "Size", "Guest", "Review"], next: "Next", back: "Back", start: "Start the restore",
     backup: "Which machine, and from when?", target: "Where should it come up?", placement: "Where does it go there?", size: "How large should it be?", guest: "What changes for the guest?", review: "Look it over",
     noTargets: "No targets are configured", noTargetsText: "A target is a platform's account that machines are restored to. It takes a minute to add one.", addTarget: "Add a target",
-    why: "Why not", networks: "Networks", storage: "Storage", fields: "Place", choose: "Choose…", asSource: "as backed up", name: "Name of the new machine", memory: "Memory (GiB)", cpus: "Processors", power: "Start the machine when it is restored",
+    why: "Why not", networks: "Networks", storage: "Storage", fields: "Place", choose: "Choose…", asSource: "the target's choice", name: "Name of the new machine", memory: "Memory (GiB)", cpus: "Processors", power: "Start the machine when it is restored",
     format: "Disk format", saved: "Saved mapping", noSaved: "No saved mapping", alternatives: "Sizes that fit", chosen: "chosen", hourly: "an hour",
     cost: "Cost", time: "Time", space: "Space", staging: "Temporary space", sent: "to send", monthly: "a month",
     flow: "From source to target", before: "Before", after: "After", reason: "Why", field: "What", noChanges: "Nothing changes.", findings: "Findings", noFindings: "Nothing stands in the way.", accept: "I accept this", stopped: "This restore cannot work as it is. Each critical finding says what would make it work.",

@@ -47,7 +47,7 @@ export function BackupList({ q, origin, pick, picked }: { q: string; origin: str
             const b = items[v.index]!;
             return (
               <tr key={b.id} className="link" aria-selected={picked === b.id} style={picked === b.id ? { background: "var(--accent-soft)" } : undefined} onClick={() => pick(b)}>
-                <td className="name"><button className="btn plain break" style={{ padding: 0, textAlign: "left" }} onClick={(e) => { e.stopPropagation(); pick(b); }}>{visible(b.vm)}</button><div className="small soft">{b.type}, {b.disks} disks</div></td>
+                <td className="name"><button className="btn plain break" style={{ padding: 0, textAlign: "left" }} onClick={(e) => { e.stopPropagation(); pick(b); }}>{visible(b.vm)}</button><div className="small soft">{b.type}, {b.disks} {b.disks === 1 ? "disk" : "disks"}</div></td>
                 <td>{time(b.created)}</td>
                 <td>{platform(b.origin)}</td>
                 <td className="num">{bytes(b.size)}</td>

@@ -88,7 +88,7 @@ try {
   await page.getByLabel("Name").fill("main");
   await page.getByLabel("Folder on the server").fill(server.backups);
   await button("Add").click();
-  await page.getByText("3 backups").waitFor();
+  await page.getByText("4 backups").waitFor();
   await look("repositories");
 
   step("a target");
@@ -114,6 +114,15 @@ try {
   await page.getByRole("button", { name: "<script>alert(1)" }).click();
   await page.getByRole("heading", { level: 1 }).waitFor();
   await look("backup-hostile");
+
+  step("a file out of a backup");
+  await link("Backups").click();
+  await page.getByRole("button", { name: "letters" }).click();
+  await page.getByRole("link", { name: "Look into the disks" }).click();
+  await page.getByRole("button", { name: "letters" }).click();
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Grüße 漢.txt" }).click()]);
+  assert.equal(readFileSync(await download.path(), "utf8"), "hello from the backup\n");
+  await look("files");
 
   step("the wizard");
   let clicks = 0;

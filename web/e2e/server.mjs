@@ -35,6 +35,19 @@ function machine(dir, name, vm, mib, platform) {
   }));
 }
 
+/** fileSystem is a backup of one ext4 file system with a file in a folder. */
+function fileSystem(dir, name) {
+  const disk = join(dir, name, "disk-0");
+  const tree = join(dir, "..", "tree");
+  mkdirSync(disk, { recursive: true });
+  mkdirSync(join(tree, "letters"), { recursive: true });
+  writeFileSync(join(tree, "letters", "Grüße 漢.txt"), "hello from the backup\n");
+  const raw = join(dir, "..", "fs.raw");
+  execFileSync("/sbin/mke2fs", ["-q", "-F", "-t", "ext4", "-d", tree, raw, "16M"], { stdio: ["ignore", "ignore", "inherit"] });
+  execFileSync("qemu-img", ["convert", "-O", "qcow2", raw, join(disk, "backup-disk0-20261120-020000.qcow2")]);
+  writeFileSync(join(dir, name, "vm.json"), JSON.stringify({ name: "letters", platform: "cloudstack", cpu: { sockets: 1, cores_per_socket: 1 }, memory: 2 ** 30, guest: {}, disks: [{ index: 0, size: 16 * 2 ** 20 }] }));
+}
+
 export class Server {
   constructor() {
     this.dir = mkdtempSync(join(tmpdir(), "ascend-web-"));
@@ -44,6 +57,7 @@ export class Server {
     machine(this.backups, "ctx-web01-20261120-020000", "web01", 64, "vmware");
     machine(this.backups, "ctx-big-20261120-020000", "big", 512, "vmware");
     machine(this.backups, `ctx-${hostile}-20261120-020000`, hostile, 1, "hyperv");
+    fileSystem(this.backups, "ctx-letters-20261120-020000");
   }
 
   async start() {

@@ -9,6 +9,7 @@ const tree = root.addChildren([
   page("/", lazyRouteComponent(() => import("./pages/dashboard"), "Dashboard")),
   page("/backups", lazyRouteComponent(() => import("./pages/backups"), "Backups")),
   page("/backups/$id", lazyRouteComponent(() => import("./pages/backup"), "Backup")),
+  page("/backups/$id/files", lazyRouteComponent(() => import("./pages/files"), "Files")),
   page("/restore", lazyRouteComponent(() => import("./pages/wizard/index"), "Wizard")),
   page("/jobs", lazyRouteComponent(() => import("./pages/jobs"), "Jobs")),
   page("/jobs/$id", lazyRouteComponent(() => import("./pages/job"), "Job")),

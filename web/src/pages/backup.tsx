@@ -1,6 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
-import { RotateCcw } from "lucide-react";
+import { FolderOpen, RotateCcw } from "lucide-react";
 import { api, take } from "../api/client";
 import { bytes, platform, time, visible } from "../format";
 import { may, useMe } from "../session";
@@ -21,6 +21,7 @@ export function Backup() {
   return (
     <>
       <Head title={visible(d.vm)}>
+        {may(me, "operator") && !d.fault && <Link className="btn" to="/backups/$id/files" params={{ id }}><FolderOpen size={16} aria-hidden />{t.files.browse}</Link>}
         {may(me, "operator") && !d.fault && <Link className="btn main-action" to="/restore" search={{ backup: id } as never}><RotateCcw size={16} aria-hidden />{t.backup.restore}</Link>}
       </Head>
       {d.fault && <div className="note bad" role="alert"><h2>{t.backup.fault}</h2><p className="break">{visible(d.fault)}</p></div>}

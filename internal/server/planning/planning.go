@@ -16,6 +16,7 @@ import (
 	"ascend/internal/image"
 	"ascend/internal/plan"
 	"ascend/internal/plan/facts"
+	"ascend/internal/prices"
 	"ascend/internal/target"
 	"ascend/internal/vm"
 )
@@ -161,7 +162,7 @@ func Make(ctx context.Context, src Source, ref plan.TargetRef, t target.Target, 
 	if err != nil {
 		return nil, err
 	}
-	r.Target, r.Caps, r.Seed, r.Now = ref, t.Capabilities(), seed, time.Now()
+	r.Target, r.Caps, r.Seed, r.Now, r.Prices = ref, t.Capabilities(), seed, time.Now(), prices.Builtin()
 	if r.Inventory, err = t.Inventory(ctx); err != nil {
 		return nil, fmt.Errorf("cannot ask %s what it has: %w", ref.Name, err)
 	}

@@ -29,6 +29,7 @@ internal/webui/dist/index.html: $(WEBSRC)
 	else echo "npm is not there: the program is built without the web application"; fi
 
 web-test: build ## the web application's own tests, and a browser's way through it
+	$(GO) build -o bin/sims ./web/e2e/sims
 	cd web && npx vitest run && node e2e/run.mjs
 
 web-images: build ## picture every page of the running product for docs/images

@@ -45,7 +45,26 @@ function fileSystem(dir, name) {
   const raw = join(dir, "..", "fs.raw");
   execFileSync("/sbin/mke2fs", ["-q", "-F", "-t", "ext4", "-d", tree, raw, "16M"], { stdio: ["ignore", "ignore", "inherit"] });
   execFileSync("qemu-img", ["convert", "-O", "qcow2", raw, join(disk, "backup-disk0-20261120-020000.qcow2")]);
-  writeFileSync(join(dir, name, "vm.json"), JSON.stringify({ name: "letters", platform: "cloudstack", cpu: { sockets: 1, cores_per_socket: 1 }, memory: 2 ** 30, guest: {}, disks: [{ index: 0, size: 16 * 2 ** 20 }] }));
+  writeFileSync(join(dir, name, "vm.json"), JSON.stringify({ name: "letters", platform: "cloudstack", cpu: { sockets: 1, cores_per_socket: 1 }, memory: 2 ** 30, firmware: "bios", guest: {}, disks: [{ index: 0, size: 16 * 2 ** 20 }], nics: [{ mac: "00:50:56:0a:0b:0c", network: "prod" }] }));
+}
+
+/** Simulators are the other platforms, in a process of their own. */
+export class Simulators {
+  async start() {
+    this.child = spawn(resolve(import.meta.dirname, "../../bin/sims"), { stdio: ["pipe", "pipe", "inherit"] });
+    const line = await new Promise((done, fail) => {
+      let text = "";
+      this.child.stdout.on("data", (b) => { text += b; if (text.includes("\n")) done(text); });
+      this.child.once("exit", () => fail(new Error("the simulators do not start")));
+    });
+    this.targets = JSON.parse(line);
+  }
+
+  async close() {
+    const ended = new Promise((r) => this.child.once("exit", r));
+    this.child.stdin.end();
+    await ended;
+  }
 }
 
 export class Server {

@@ -13,7 +13,7 @@ export function Backup() {
   const path = { params: { path: { id } } };
   const b = useQuery({ queryKey: ["backup", id], queryFn: () => take(api.GET("/api/v1/backups/{id}", path)) });
   const chain = useQuery({ queryKey: ["chain", id], queryFn: () => take(api.GET("/api/v1/backups/{id}/chain", path)), enabled: !!b.data && !b.data.fault });
-  const possible = useQuery({ queryKey: ["possible", id], queryFn: () => take(api.GET("/api/v1/backups/{id}/targets", path)), enabled: !!b.data && !b.data.fault, staleTime: 30_000 });
+  const possible = useQuery({ queryKey: ["possible", id], queryFn: () => take(api.GET("/api/v1/backups/{id}/targets", path)), enabled: !!b.data && !b.data.fault, staleTime: 3_000 });
   if (b.isPending) return <Loading />;
   if (b.error) return <Trouble error={b.error} retry={() => void b.refetch()} />;
   const d = b.data;

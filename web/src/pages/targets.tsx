@@ -49,7 +49,7 @@ function Editor({ target, close }: { target?: Target; close: () => void }) {
   const save = () => run(async () => {
     if (target) await take(api.PATCH("/api/v1/targets/{id}", { params: { path: { id: target.id } }, body: { note, settings: given(values), secrets: given(secrets) } }));
     else await take(api.POST("/api/v1/targets", { body: body() as Schemas["NewTarget"] }));
-    await cache.invalidateQueries({ queryKey: ["targets"] });
+    await Promise.all([cache.invalidateQueries({ queryKey: ["targets"] }), cache.invalidateQueries({ queryKey: ["possible"] })]);
     close();
   });
   const test = () => run(async () => setChecks(await take(api.POST("/api/v1/targets/validate", { body: body() as Schemas["NewTarget"] }))));
@@ -87,7 +87,7 @@ function Row({ target, edit }: { target: Target; edit: () => void }) {
     setError(undefined);
     try {
       setChecks(await take(api.POST("/api/v1/targets/{id}/validate", { params: { path: { id: target.id } } })));
-      await cache.invalidateQueries({ queryKey: ["targets"] });
+      await Promise.all([cache.invalidateQueries({ queryKey: ["targets"] }), cache.invalidateQueries({ queryKey: ["possible"] })]);
     } catch (e) {
       setError(e);
     } finally {
@@ -104,7 +104,7 @@ function Row({ target, edit }: { target: Target; edit: () => void }) {
         <span style={{ marginLeft: "auto" }} className="row">
           <button className="btn" disabled={busy} onClick={() => void validate()}>{busy ? t.loading : t.targets.validate}</button>
           {may(me, "admin") && <button className="btn" onClick={edit}>{t.targets.settings}</button>}
-          {may(me, "admin") && <Ask label={t.remove} ask={t.targets.removeAsk} run={async () => { await take(api.DELETE("/api/v1/targets/{id}", { params: { path: { id: target.id } } })); await cache.invalidateQueries({ queryKey: ["targets"] }); }} />}
+          {may(me, "admin") && <Ask label={t.remove} ask={t.targets.removeAsk} run={async () => { await take(api.DELETE("/api/v1/targets/{id}", { params: { path: { id: target.id } } })); await Promise.all([cache.invalidateQueries({ queryKey: ["targets"] }), cache.invalidateQueries({ queryKey: ["possible"] })]); }} />}
         </span>
       </div>
       {target.note && <p className="soft break">{visible(target.note)}</p>}

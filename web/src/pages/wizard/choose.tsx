@@ -43,7 +43,7 @@ export function ChooseBackup({ picked, pick, imported }: { picked: string; pick:
 
 /** ChooseTarget shows each target with what stands in the way of this backup. */
 export function ChooseTarget({ backup, picked, pick }: { backup: string; picked: string; pick: (id: string) => void }) {
-  const list = useQuery({ queryKey: ["possible", backup], queryFn: () => take(api.GET("/api/v1/backups/{id}/targets", { params: { path: { id: backup } } })), staleTime: 30_000 });
+  const list = useQuery({ queryKey: ["possible", backup], queryFn: () => take(api.GET("/api/v1/backups/{id}/targets", { params: { path: { id: backup } } })), staleTime: 3_000 });
   if (list.isPending) return <Loading />;
   if (list.error) return <Trouble error={list.error} retry={() => void list.refetch()} />;
   if (!list.data.items.length) return <Empty title={t.wizard.noTargets} text={t.wizard.noTargetsText}><Link className="btn main-action" to="/targets">{t.wizard.addTarget}</Link></Empty>;

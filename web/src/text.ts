@@ -20,7 +20,7 @@ export const t = {
   add: "Add",
   more: "Show more",
   search: "Search",
-  what: { happened: "What happened", todo: "What to do", code: "Code" },
+  what: { happened: "What happened", advice: "What to do", code: "Code" },
   offline: "The connection to the server was lost. This page connects again by itself; jobs go on meanwhile.",
   dashboard: {
     title: "Dashboard", running: "Running", failed: "Failed", completed: "Completed", rate: "Throughput", backups: "Backups", targets: "Targets", active: "Under way", recent: "Recent",

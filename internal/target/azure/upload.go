@@ -326,7 +326,7 @@ func (u *upload) end(ctx context.Context) error {
 	return u.s.stage(ctx, u.i, stageLanded)
 }
 
-// Abort gives the upload up for now. The disk stays, and so does access to it,
+// Abort breaks the upload off. The disk stays, and so does access to it,
 // so that another session goes on.
 func (u *upload) Abort() error {
 	u.mu.Lock()

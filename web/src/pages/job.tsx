@@ -107,7 +107,7 @@ export function Job() {
           <h2>{t.job.failedTitle}</h2>
           <dl>
             <dt>{t.what.happened}</dt><dd>{visible(j.error)}</dd>
-            {j.hint && <><dt>{t.what.todo}</dt><dd>{visible(j.hint)}</dd></>}
+            {j.hint && <><dt>{t.what.advice}</dt><dd>{visible(j.hint)}</dd></>}
             <dt /><dd>{j.status === "rolled_back" ? t.job.rolledBack : t.job.kept}</dd>
           </dl>
         </div>

@@ -37,7 +37,7 @@ export function Trouble({ error, title, retry }: { error: unknown; title?: strin
         <dd>{visible(text)}{places.length > 0 && "\n" + places.map(visible).join("\n")}</dd>
         {p?.hint && (
           <>
-            <dt>{t.what.todo}</dt>
+            <dt>{t.what.advice}</dt>
             <dd>{visible(p.hint)}</dd>
           </>
         )}

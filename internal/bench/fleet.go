@@ -60,6 +60,7 @@ func (b *bench) fleet(ctx context.Context, c *corpus) error {
 	wall, cpu := func(f figure) float64 { return f.wall }, func(f figure) float64 { return f.cpu }
 	cost := sim.Cost{CPU: of(1, cpu) / float64(c.data), Each: float64(c.data) / of(1, wall)}
 	fmt.Printf("\n## conversions at once, qcow2 → VHDX with the digest, and what the model makes of the first row\n\n| at once | wall s / cpu s / MiB / staged MiB | MiB a second | model, s | model to measured |\n|---|---|---|---|---|\n")
+	book.begin("conversions at once", "")
 	for _, n := range counts {
 		jobs := slices.Repeat([]sim.Job{{Bytes: float64(c.data)}}, n)
 		machine := sim.Fleet{Sites: []sim.Site{{}}, Targets: []sim.Target{{}}, Workers: []sim.Worker{{Cores: float64(runtime.NumCPU()), Slots: n}}, Cost: cost}
@@ -68,6 +69,7 @@ func (b *bench) fleet(ctx context.Context, c *corpus) error {
 			return err
 		}
 		f := figure{wall: of(n, wall), cpu: of(n, cpu), rss: of(n, func(f figure) float64 { return f.rss }), staged: of(n, func(f figure) float64 { return f.staged })}
+		book.add(entry{Name: fmt.Sprintf("%d at once", n), Ours: f.measured(), Extra: []quantity{{"model_seconds", r.Makespan.Seconds()}}})
 		fmt.Printf("| %d | %v | %.0f | %.2f | %.2f |\n", n, f, float64(n)*float64(c.data)/f.wall/(1<<20), r.Makespan.Seconds(), r.Makespan.Seconds()/f.wall)
 	}
 	fmt.Printf("\n## 1,000 machines of 100 GiB at 1, 10 and 100 workers, by the model\n\n")

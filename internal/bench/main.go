@@ -35,6 +35,8 @@ func main() {
 		}
 		return nil
 	})
+	var out string
+	flag.StringVar(&out, "json", "", "`file` that the figures are written to, as JSON")
 	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed,fleet", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
@@ -49,7 +51,11 @@ func main() {
 		case "read":
 			return read(ctx, flag.Args())
 		}
-		return b.run(ctx, strings.Split(only, ","))
+		if err := b.run(ctx, strings.Split(only, ",")); err != nil {
+			return err
+		}
+		book.Data = b.data
+		return book.write(out)
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -159,10 +159,13 @@ func median(runs []figure, of func(figure) float64) float64 {
 
 // heading and row print one table of ours against theirs, in Markdown.
 func heading(title, theirs string) {
+	book.begin(title, theirs)
 	fmt.Printf("\n## %s\n\n| | ascend: wall s / cpu s / MiB / staged MiB | %s | wall | cpu | memory | rounds |\n|---|---|---|---|---|---|---|\n", title, theirs)
 }
 
 func row(name string, ours, theirs figure, rounds int) {
+	other, ratio := theirs.measured(), measured{Wall: theirs.wall / ours.wall, CPU: theirs.cpu / ours.cpu, Memory: theirs.rss / ours.rss}
+	book.add(entry{Name: name, Ours: ours.measured(), Theirs: &other, Ratio: &ratio, Rounds: rounds})
 	fmt.Printf("| %s | %v | %v | %.2f | %.2f | %.2f | %d |\n", name, ours, theirs, theirs.wall/ours.wall, theirs.cpu/ours.cpu, theirs.rss/ours.rss, rounds)
 }
 

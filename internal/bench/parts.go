@@ -83,6 +83,7 @@ func (b *bench) compressed(ctx context.Context, c *corpus) error {
 
 func (b *bench) read(ctx context.Context, c *corpus) error {
 	fmt.Printf("\n## reading to nothing, without a digest\n\n| | 10 readings, s | GiB of data a second | MiB of memory |\n|---|---|---|---|\n")
+	book.begin("reading to nothing", "")
 	for _, n := range b.sources {
 		s, err := c.get(ctx, n)
 		if err != nil {
@@ -95,6 +96,7 @@ func (b *bench) read(ctx context.Context, c *corpus) error {
 		if err != nil {
 			return err
 		}
+		book.add(entry{Name: n, Ours: f[0].measured()})
 		fmt.Printf("| %s | %.2f | %.1f | %.0f |\n", n, f[0].wall, 10*float64(c.data)/(1<<30)/f[0].wall, f[0].rss)
 	}
 	return nil
@@ -103,6 +105,7 @@ func (b *bench) read(ctx context.Context, c *corpus) error {
 // sparse compares a huge disk with a small one that holds the same data.
 func (b *bench) sparse(ctx context.Context, c *corpus) error {
 	fmt.Printf("\n## 1 GiB of scattered data in a 2 TiB disk against the same in a 10 GiB disk, with a digest\n\n| | 10 GiB: wall s / cpu s / MiB / staged MiB | 2 TiB | wall, 2 TiB to 10 GiB |\n|---|---|---|---|\n")
+	book.begin("1 GiB of scattered data in 2 TiB against 10 GiB", "the same data in 10 GiB")
 	small, large := filepath.Join(b.dir, "small.raw"), filepath.Join(b.dir, "large.raw")
 	for _, d := range []struct {
 		path string
@@ -122,6 +125,8 @@ func (b *bench) sparse(ctx context.Context, c *corpus) error {
 		if err != nil {
 			return err
 		}
+		less := f[0].measured()
+		book.add(entry{Name: o.name, Ours: f[1].measured(), Theirs: &less})
 		fmt.Printf("| %s | %v | %v | %.2f |\n", o.name, f[0], f[1], f[1].wall/f[0].wall)
 	}
 	return nil

@@ -7,7 +7,7 @@ import { Head, Loading, Trouble } from "../../ui/parts";
 import { ChooseBackup, ChooseTarget } from "./choose";
 import { Guest, Size } from "./machine";
 import { Placement } from "./placement";
-import { Review } from "./review";
+import { Findings, Review } from "./review";
 
 export type Wish = Schemas["PlanningWish"];
 export type Plan = Schemas["Plan"];
@@ -58,6 +58,7 @@ export function Wizard() {
   const targetOf = target || current?.target || "";
   const ready = [!!backupOf, !!targetOf, true, true, true, false][step];
   const missing = current?.consent.filter((c) => !accepted.includes(c)) ?? [];
+  const stops = (current?.plan.findings ?? []).filter((f) => f.severity === "critical");
   const next = () => {
     make.reset();
     if (step === 0) return setStep(1);
@@ -76,6 +77,7 @@ export function Wizard() {
       <Trouble error={plan.error ?? make.error} />
       {step === 0 && <ChooseBackup picked={backupOf} pick={(b) => { setBackup(b.id); setTarget(""); setPlanID(""); setWish(undefined); }} imported={(p) => { cache.setQueryData(["plan", p.id], p); setPlanID(p.id); setBackup(p.backup); setTarget(p.target); setStep(5); }} />}
       {step === 1 && <ChooseTarget backup={backupOf} picked={targetOf} pick={(id) => { setTarget(id); setWish({ ...wanted, mapping: undefined, options: undefined }); }} />}
+      {current && step >= 2 && step < 5 && stops.length > 0 && <><h2>{t.wizard.settle}</h2><Findings list={stops} /></>}
       {current && step === 2 && <Placement plan={current} wish={wanted} change={change} />}
       {current && step === 3 && <Size plan={current} wish={wanted} change={change} />}
       {current && step === 4 && <Guest plan={current} wish={wanted} change={change} />}

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/methods"
@@ -24,8 +25,8 @@ type lease struct {
 	c     *conn
 	ref   types.ManagedObjectReference
 	info  types.HttpNfcLeaseInfo
-	disks []leaseDisk // by the order's disks
-	alive time.Time   // of the last sign of life that was answered
+	disks []leaseDisk               // by the order's disks
+	alive atomic.Pointer[time.Time] // of the last sign of life that was answered
 }
 
 // leaseDisk is where one disk is sent to. The address holds the lease's token
@@ -33,6 +34,11 @@ type lease struct {
 type leaseDisk struct {
 	key string
 	url *url.URL
+}
+
+func (l *lease) seen() {
+	now := time.Now()
+	l.alive.Store(&now)
 }
 
 func (l *lease) timeout() time.Duration {
@@ -51,7 +57,8 @@ func (l *lease) await(ctx context.Context) error {
 		case m.Error != nil:
 			return &taskError{m.Error}
 		case m.State == types.HttpNfcLeaseStateReady && m.Info != nil:
-			l.info, l.alive = *m.Info, time.Now()
+			l.info = *m.Info
+			l.seen()
 			return nil
 		case m.State != types.HttpNfcLeaseStateInitializing && m.State != types.HttpNfcLeaseStateReady:
 			return fmt.Errorf("the import lease is in state %s", m.State)
@@ -182,16 +189,16 @@ func lost(err error) error {
 
 // beat tells the platform that the client is alive. Its error means that the
 // lease is lost; a network that is away for less than the lease's timeout is
-// none.
+// none. It is safe for concurrent use.
 func (l *lease) beat(ctx context.Context, percent int32) error {
 	_, err := methods.HttpNfcLeaseProgress(ctx, l.c.vim, &types.HttpNfcLeaseProgress{This: l.ref, Percent: percent})
 	switch {
 	case err == nil:
-		l.alive = time.Now()
+		l.seen()
 		return nil
 	case isFault[*types.ManagedObjectNotFound](err), isFault[*types.InvalidState](err), isFault[*types.Timedout](err):
 		return lost(err)
-	case time.Since(l.alive) > l.timeout():
+	case time.Since(*l.alive.Load()) > l.timeout():
 		return lost(err)
 	}
 	return nil

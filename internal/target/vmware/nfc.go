@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -179,9 +180,24 @@ func (n *nfcSession) Upload(ctx context.Context, i int) (target.Upload, error) {
 	return n.open(ctx, i, func() *stream {
 		d := n.lease.disks[i]
 		client := &http.Client{Transport: n.c.http.Transport}
-		return n.newStream(i, client, http.MethodPost, d.url, nfcMIME, func(ctx context.Context, sum target.Sum) (*target.Landed, error) {
+		u := n.newStream(i, client, http.MethodPost, d.url, nfcMIME, func(ctx context.Context, sum target.Sum) (*target.Landed, error) {
 			return n.land(ctx, i, sum)
 		})
+		send := u.send
+		u.send = func(ctx context.Context, body io.ReadCloser) error {
+			err := send(ctx, body)
+			if err == nil && u.body.Sent() == u.size || ctx.Err() != nil {
+				return err
+			}
+			// A lost lease ends requests in many ways, a success before the last byte
+			// among them: the lease itself tells.
+			if gone := n.lease.beat(ctx, n.percent()); errors.Is(gone, target.ErrExpired) {
+				n.stop(gone)
+				return gone
+			}
+			return err
+		}
+		return u
 	})
 }
 

@@ -143,22 +143,9 @@ func newConfig(s target.Settings) (*config, error) {
 
 // parseServer reads the API's address; a bare host is completed.
 func parseServer(s string, plain bool) (*url.URL, error) {
-	if s = strings.TrimSpace(s); s == "" {
-		return nil, fmt.Errorf("is missing")
-	}
-	if !strings.Contains(s, "://") {
-		s = "https://" + s
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil: // the parser's error repeats its input, which may hold a key
-		return nil, fmt.Errorf("cannot be read as a URL")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("must not hold a user, a query or a fragment")
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("names no host")
-	case u.Scheme != "https" && (u.Scheme != "http" || !plain):
-		return nil, fmt.Errorf("must begin with https:// (http:// only with insecure=true)")
+	u, err := trust.ParseServer(s, plain)
+	if err != nil {
+		return nil, err
 	}
 	if u.Path == "" || u.Path == "/" || u.Path == "/client" || u.Path == "/client/" {
 		u.Path = "/client/api"

@@ -119,23 +119,11 @@ func newConfig(s target.Settings) (*config, error) {
 
 // parseServer reads Prism Central's address; a bare host is completed.
 func parseServer(s string, plain bool) (*url.URL, error) {
-	if s = strings.TrimSpace(s); s == "" {
-		return nil, fmt.Errorf("is missing")
+	u, err := trust.ParseServer(s, plain)
+	if err != nil {
+		return nil, err
 	}
-	if !strings.Contains(s, "://") {
-		s = "https://" + s
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil: // the parser's error repeats its input, which may hold a password
-		return nil, fmt.Errorf("cannot be read as a URL")
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("must not hold a user, a query or a fragment")
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("names no host")
-	case u.Scheme != "https" && (u.Scheme != "http" || !plain):
-		return nil, fmt.Errorf("must begin with https:// (http:// only with insecure=true)")
-	case u.Path != "" && u.Path != "/" && !strings.HasPrefix(u.Path, "/console"):
+	if u.Path != "" && u.Path != "/" && !strings.HasPrefix(u.Path, "/console") {
 		return nil, fmt.Errorf("must be the address of Prism Central alone, without a path")
 	}
 	if u.Port() == "" {

@@ -79,7 +79,7 @@ func BenchmarkLists(b *testing.B) {
 		} {
 			b.Run(string(k)+"/backups "+name, func(b *testing.B) {
 				for b.Loop() {
-					_, err := s.Backups(b.Context(), f, store.Page{})
+					_, err := s.NewestBackups(b.Context(), f, store.Page{})
 					must(b, err)
 				}
 			})

@@ -151,36 +151,6 @@ type BackupFilter struct {
 	Text         string    // in the machine's name or the external ID; any case
 }
 
-// Backups lists backups, without Detail, the last found first.
-func (s *Store) Backups(ctx context.Context, f BackupFilter, p Page) (Listing[Backup], error) {
-	var rows []Backup
-	err := s.read(ctx, "list backups", func(ctx context.Context) error {
-		rows = nil
-		q, err := p.apply(s.db.NewSelect().Model((*Backup)(nil)).Column("seq"), "seq")
-		if err != nil {
-			return err
-		}
-		for column, v := range map[string]string{"repository_id": f.Repository, "source_platform": string(f.Platform), "vm_name": f.VM, "backup_type": f.Type} {
-			if v != "" {
-				q = q.Where("? = ?", bun.Ident(column), v)
-			}
-		}
-		if len(f.Status) > 0 {
-			q = q.Where("status IN (?)", bun.In(f.Status))
-		}
-		if f.Text != "" {
-			like := contains(f.Text)
-			q = q.Where("(LOWER(vm_name) LIKE ? ESCAPE '!' OR LOWER(external_id) LIKE ? ESCAPE '!')", like, like)
-		}
-		q = between(q, "taken_at", f.Since, f.Until)
-		return p.rows(s.db.NewSelect().Model(&rows).ExcludeColumn("detail"), q, "seq").Scan(ctx)
-	})
-	if err != nil {
-		return Listing[Backup]{}, err
-	}
-	return listing(p, rows, func(b *Backup) int64 { return b.Seq }), nil
-}
-
 // DeleteBackups removes those of a repository that a scan begun at before did
 // not find again, and returns how many.
 func (s *Store) DeleteBackups(ctx context.Context, repository string, before time.Time) (n int64, err error) {

@@ -354,7 +354,7 @@ func (s *Store) deleteJobs(ctx context.Context, ids []string) error {
 	if _, err := s.db.NewDelete().Model((*Event)(nil)).Where("job_id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
 		return err
 	}
-	if _, err := s.db.NewDelete().Model((*Delivery)(nil)).Where("job_id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
+	if _, err := s.db.NewDelete().TableExpr("deliveries").Where("job_id IN (?)", bun.In(ids)).Exec(ctx); err != nil {
 		return err
 	}
 	_, err := s.db.NewDelete().Model((*Job)(nil)).Where("id IN (?)", bun.In(ids)).Exec(ctx)

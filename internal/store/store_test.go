@@ -184,81 +184,18 @@ func TestEverythingElseOnce(t *testing.T) {
 		if again.VMName != "renamed" || again.Seq != b[0].Seq {
 			t.Errorf("%+v", again)
 		}
-		tg := &store.Target{Name: "t", Platform: vm.AWS, Settings: json.RawMessage(`{}`)}
-		must(t, s.CreateTarget(ctx, tg))
-		must(t, s.SetTargetSeen(ctx, tg.ID, json.RawMessage(`{"c":1}`), nil, ""))
-		tg.Settings = json.RawMessage(`{"s":2}`)
-		must(t, s.UpdateTarget(ctx, tg))
-		tg, err = s.Target(ctx, "t")
-		must(t, err)
-		if string(tg.Capabilities) != `{"c":1}` || tg.Version != 2 || string(tg.Settings) != `{"s":2}` {
-			t.Errorf("%+v", tg)
-		}
-		u := &store.User{Name: "ann", Role: "admin"}
-		must(t, s.CreateUser(ctx, u))
-		must(t, s.LinkIdentity(ctx, "https://i", "sub", u.ID))
-		must(t, s.LinkIdentity(ctx, "https://i", "sub", u.ID))
-		if who, err := s.UserByIdentity(ctx, "https://i", "sub"); err != nil || who.ID != u.ID {
-			t.Error(err)
-		}
-		must(t, s.CreateToken(ctx, &store.Token{Hash: "h1", UserID: u.ID, Once: true}))
-		_, err = s.UseToken(ctx, "h1")
-		must(t, err)
-		_, err = s.UseToken(ctx, "h1")
-		is(t, err, store.ErrNotFound)
-		must(t, s.CreateToken(ctx, &store.Token{Hash: "h2", UserID: u.ID, ExpiresAt: time.Now().Add(-time.Second)}))
-		_, err = s.UseToken(ctx, "h2")
-		is(t, err, store.ErrNotFound)
-		must(t, s.CreateSession(ctx, &store.Session{Hash: "s", UserID: u.ID, CSRF: "c", ExpiresAt: time.Now().Add(time.Hour)}))
-		_, err = s.Session(ctx, "s")
-		must(t, err)
-		must(t, s.PutGrant(ctx, u.ID, tg.ID, "operator"))
-		must(t, s.PutGrant(ctx, u.ID, tg.ID, "viewer"))
-		gs, err := s.Grants(ctx, u.ID)
-		must(t, err)
-		if len(gs) != 1 || gs[0].Role != "viewer" {
-			t.Errorf("%+v", gs)
-		}
-		v, err := s.PutSetting(ctx, "n", json.RawMessage(`1`), 0)
-		must(t, err)
-		_, err = s.PutSetting(ctx, "n", json.RawMessage(`2`), 0)
-		is(t, err, store.ErrConflict)
-		_, err = s.PutSetting(ctx, "n", json.RawMessage(`2`), v)
-		must(t, err)
-		_, mine, err := s.ClaimKey(ctx, "a", "k", "f", time.Hour)
-		must(t, err)
-		have, twice, err := s.ClaimKey(ctx, "a", "k", "f", time.Hour)
-		must(t, err)
-		if !mine || twice || have.Fingerprint != "f" {
-			t.Error("claimed twice")
-		}
-		must(t, s.AnswerKey(ctx, "a", "k", 201, []byte("x")))
-		have, _, err = s.ClaimKey(ctx, "a", "k", "f", time.Hour)
-		must(t, err)
-		if have.Status != 201 || string(have.Answer) != "x" {
-			t.Errorf("%+v", have)
-		}
 		must(t, s.AppendAudit(ctx, &store.Audit{Actor: "ann", Action: "x"}))
 		au, err := s.Audits(ctx, store.AuditFilter{Actor: "ann"}, store.Page{})
 		must(t, err)
 		if len(au.Items) != 1 || au.Items[0].Seq != 1 {
 			t.Errorf("%+v", au)
 		}
-		p := &store.Plan{Body: json.RawMessage(`{"b": [1,  2]}`)}
-		must(t, s.CreatePlan(ctx, p))
-		if got, err := s.Plan(ctx, p.ID); err != nil || string(got.Body) != `{"b": [1,  2]}` {
-			t.Errorf("%v %v", got, err)
-		}
-		m := &store.MappingSet{Name: "m", TargetID: tg.ID, Body: json.RawMessage(`{}`)}
-		must(t, s.CreateMappingSet(ctx, m))
 		for range 20 {
 			must(t, s.RecordRate(ctx, "t", "nfc", 10<<20, 2*time.Second))
 		}
 		if rate, err := s.Rate(ctx, "t", "nfc"); err != nil || rate != 5<<20 {
 			t.Error(rate, err)
 		}
-		must(t, s.DeleteTarget(ctx, tg.ID, tg.Version))
-		must(t, s.DeleteUser(ctx, u.ID, 0))
 		must(t, s.DeleteRepository(ctx, r.ID, 0))
 		_, err = s.Backup(ctx, first)
 		is(t, err, store.ErrNotFound)
@@ -321,6 +258,60 @@ func TestJobBelongings(t *testing.T) {
 			t.Error("steps left")
 		}
 	})
+}
+
+// documents are one of each kind, and what a column says of it.
+var documents = []struct{ kind, data, table, column, says string }{
+	{"user", `{"name":"Ünï ann","role":"admin","disabled":true}`, "users", "name", "Ünï ann"},
+	{"token", `{"name":"ci","user":"u1","role":"viewer","hash":"h"}`, "tokens", "user_id", "u1"},
+	{"session", `{"user":"u1","csrf":"c","address":"::1"}`, "sessions", "remote", "::1"},
+	{"target", `{"platform":"aws","healthy":true}`, "targets", "platform", "aws"},
+	{"mapping", `{"note":"'; DROP TABLE plans; --"}`, "mapping_sets", "note", "'; DROP TABLE plans; --"},
+	{"plan", `{"backup":"b","target":"t","by":"ann"}`, "plans", "created_by", "ann"},
+	{"channel", `{"kind":"email","host":"mail"}`, "channels", "address", "mail"},
+	{"delivery", `{"channel":"c","state":"waiting","attempts":3,"message":{"job":"j7"}}`, "deliveries", "job_id", "j7"},
+	{"replay", `{"done":true,"status":201}`, "idempotency_keys", "status", "201"},
+	{"settings", `{"x":1}`, "settings", "ref", "r"},
+	{"waiting", `"a string"`, "records", "kind", "waiting"},
+}
+
+func TestDocumentsHaveColumns(t *testing.T) {
+	for _, k := range storetest.Kinds() {
+		t.Run(string(k), func(t *testing.T) {
+			ctx := t.Context()
+			dsn := storetest.DSN(t, k)
+			s, err := store.Open(ctx, dsn, store.Options{})
+			must(t, err)
+			defer func() { must(t, s.Close()) }()
+			for _, d := range documents {
+				must(t, s.PutRecord(ctx, &store.Record{Kind: d.kind, ID: "one", Ref: "r", Data: []byte(d.data), ExpiresAt: time.Now().Add(time.Hour)}, 0))
+				must(t, s.PutRecord(ctx, &store.Record{Kind: d.kind, ID: "two", Data: []byte(d.data)}, -1))
+				must(t, s.DeleteRecord(ctx, d.kind, "two", 1))
+			}
+			look := func(when string) {
+				for _, d := range documents {
+					r, err := s.Record(ctx, d.kind, "one")
+					must(t, err)
+					says, err := s.Column(ctx, d.table, d.column, "one")
+					must(t, err)
+					if r.Kind != d.kind || r.Ref != "r" || r.Version != 1 || string(r.Data) != d.data || r.ExpiresAt.IsZero() || says != d.says {
+						t.Errorf("%s: %s: %s, and the column says %q", when, d.kind, r.Data, says)
+					}
+				}
+			}
+			look("stored")
+			must(t, s.MigrateDown(ctx, 10)) // when all lay in one table
+			must(t, s.Close())
+			s, err = store.Open(ctx, dsn, store.Options{})
+			must(t, err)
+			look("migrated")
+			must(t, s.ExpireRecords(ctx, time.Now().Add(2*time.Hour)))
+			for _, d := range documents {
+				_, err := s.Record(ctx, d.kind, "one")
+				is(t, err, store.ErrNotFound)
+			}
+		})
+	}
 }
 
 func TestMigrationsDownAndUp(t *testing.T) {

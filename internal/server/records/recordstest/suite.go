@@ -16,8 +16,9 @@ import (
 
 // Run tests an empty store.
 func Run(t *testing.T, s records.Store) {
-	t.Run("documents", func(t *testing.T) { documents(t, s, "thing") })
-	t.Run("repositories", func(t *testing.T) { documents(t, s, "repository") })
+	for _, kind := range []string{"thing", "repository", "user", "target", "plan", "delivery"} {
+		t.Run("documents/"+kind, func(t *testing.T) { documents(t, s, kind) })
+	}
 	t.Run("expiry", func(t *testing.T) { expiry(t, s) })
 	t.Run("backups", func(t *testing.T) { backups(t, s) })
 	t.Run("audit", func(t *testing.T) { audit(t, s) })

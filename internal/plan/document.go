@@ -30,6 +30,9 @@ type Document struct {
 	lines map[string]int
 }
 
+// DocumentOf is a plan that was read before; its errors name no line.
+func DocumentOf(name string, p *Plan) *Document { return &Document{Plan: p, name: name} }
+
 // maxDocument bounds a plan's file.
 const maxDocument = 16 << 20
 

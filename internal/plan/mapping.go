@@ -33,26 +33,26 @@ import (
 //	fields:
 //	  availability_zone: eu-west-1a
 type Mapping struct {
-	Networks []NetworkRule     `json:"networks,omitempty"`
-	Storage  []StorageRule     `json:"storage,omitempty"`
-	Fields   map[string]string `json:"fields,omitempty"`
+	Networks []NetworkRule     `json:"networks,omitempty" maxItems:"1000"`
+	Storage  []StorageRule     `json:"storage,omitempty" maxItems:"1000"`
+	Fields   map[string]string `json:"fields,omitempty" doc:"placement fields of the target, as datacenter"`
 }
 
 // NetworkRule maps one network of the source.
 type NetworkRule struct {
-	From           string               `json:"from"`
-	To             string               `json:"to"`
-	SecurityGroups []string             `json:"security_groups,omitempty"`
-	Address        target.AddressPolicy `json:"address,omitempty"`
-	Addresses      []string             `json:"addresses,omitempty"`
+	From           string               `json:"from" minLength:"1" maxLength:"255" doc:"a network of the source, a pattern with * and ?, or nicN"`
+	To             string               `json:"to" minLength:"1" maxLength:"255"`
+	SecurityGroups []string             `json:"security_groups,omitempty" maxItems:"64"`
+	Address        target.AddressPolicy `json:"address,omitempty" enum:",keep,dhcp,new"`
+	Addresses      []string             `json:"addresses,omitempty" maxItems:"64"`
 }
 
 // StorageRule maps disks.
 type StorageRule struct {
-	From       string `json:"from"`
-	To         string `json:"to"`
-	IOPS       int    `json:"iops,omitempty"`
-	Throughput int    `json:"throughput,omitempty"`
+	From       string `json:"from" minLength:"1" maxLength:"255" doc:"boot, data, diskN, or a pattern of the disk's name"`
+	To         string `json:"to" minLength:"1" maxLength:"255"`
+	IOPS       int    `json:"iops,omitempty" minimum:"0"`
+	Throughput int    `json:"throughput,omitempty" minimum:"0" doc:"MiB a second"`
 }
 
 // ParseMapping reads a mapping. An error names the line.
@@ -120,11 +120,46 @@ func (m Mapping) storage(d vm.Disk, boot bool) (StorageRule, bool) {
 	return StorageRule{}, false
 }
 
+// Over puts what m says of a machine over a placement; what m does not map stays.
+func (m Mapping) Over(machine *vm.Machine, pl *target.Placement) {
+	for k, v := range m.Fields {
+		setField(pl, k, v)
+	}
+	grow := func(list []string, n int) []string {
+		return append(list, make([]string, max(n-len(list), 0))...)
+	}
+	for i, n := range machine.NICs {
+		rule, ok := m.network(i, n.Network)
+		if !ok {
+			continue
+		}
+		pl.Networks = grow(pl.Networks, len(machine.NICs))
+		pl.Networks[i] = rule.To
+		if rule.Address != "" || len(rule.SecurityGroups) > 0 {
+			pl.Adapters = append(pl.Adapters, make([]target.Adapter, max(len(machine.NICs)-len(pl.Adapters), 0))...)
+			pl.Adapters[i] = target.Adapter{SecurityGroups: rule.SecurityGroups, Address: rule.Address, Addresses: rule.Addresses}
+		}
+	}
+	boot := machine.BootDisk()
+	for i, d := range machine.Disks {
+		rule, ok := m.storage(d, i == boot)
+		if !ok {
+			continue
+		}
+		pl.Storage = grow(pl.Storage, len(machine.Disks))
+		pl.Storage[i] = rule.To
+		if rule.IOPS > 0 || rule.Throughput > 0 {
+			pl.Volumes = append(pl.Volumes, make([]target.Volume, max(len(machine.Disks)-len(pl.Volumes), 0))...)
+			pl.Volumes[i] = target.Volume{IOPS: rule.IOPS, Throughput: rule.Throughput}
+		}
+	}
+}
+
 // place fills in the placement that the user did not state: from the mapping,
 // then by equal names, then where there is one choice only.
 func (p *Plan) place(r Request) {
 	if r.Want != nil {
-		p.Placement = clonePlacement(r.Want.Placement)
+		p.Placement = ClonePlacement(r.Want.Placement)
 		return
 	}
 	m, pl := p.Source, &p.Placement

@@ -190,7 +190,7 @@ func Make(r Request) (*Plan, error) {
 	} else {
 		p.Detected = Detect(r.Evidence, r.Machine, r.Guest, r.Source)
 	}
-	p.Placement = clonePlacement(r.Placement)
+	p.Placement = ClonePlacement(r.Placement)
 	p.source(r)
 	p.place(r)
 	p.translate(r)
@@ -241,7 +241,8 @@ func (p *Plan) source(r Request) {
 	p.Source = m
 }
 
-func clonePlacement(o target.Placement) target.Placement {
+// ClonePlacement copies a placement with all it holds.
+func ClonePlacement(o target.Placement) target.Placement {
 	c := target.Placement{Fields: maps.Clone(o.Fields), Networks: slices.Clone(o.Networks), Storage: slices.Clone(o.Storage), Volumes: slices.Clone(o.Volumes)}
 	for _, a := range o.Adapters {
 		a.SecurityGroups, a.Addresses = slices.Clone(a.SecurityGroups), slices.Clone(a.Addresses)

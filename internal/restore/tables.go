@@ -215,5 +215,6 @@ func (t tables) Measured(ctx context.Context, name, what string, bytes int64, to
 }
 
 func (t tables) Rate(ctx context.Context, name, what string) (float64, error) {
-	return t.s.Rate(ctx, name, what)
+	rate, _, err := t.s.Rate(ctx, name, what)
+	return rate, err
 }

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"ascend/internal/client"
+	"ascend/internal/plan"
 	"ascend/internal/secret"
 	"ascend/internal/server/api"
 	"ascend/internal/server/jobs"
@@ -128,6 +130,36 @@ func TestPlanToJob(t *testing.T) {
 	m.want(201, "POST", "/plans/import", m.admin, map[string]any{"document": string(yaml)}, &again)
 	if again.Plan.Machine.Name != "new" || again.Plan.Disks[0].Delivery.Format != p.Plan.Disks[0].Delivery.Format || again.Backup != backup {
 		t.Errorf("%+v", again)
+	}
+	// An edit of the file is taken; a later wish goes before it; a part that may
+	// not be edited is refused.
+	doc, err := plan.ParseDocument("p", yaml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc.Plan.Machine.Memory, doc.Plan.Machine.NICs[0].MAC = 3<<30, "52:54:00:aa:bb:cc"
+	edited, err := doc.Plan.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.want(201, "POST", "/plans/import", m.admin, map[string]any{"document": string(edited)}, &again)
+	if k := again.Plan.Machine; k.Memory != 3<<30 || k.NICs[0].MAC != "52:54:00:aa:bb:cc" {
+		t.Errorf("%+v", k)
+	}
+	wish := again.Wish
+	wish.Name, wish.Memory = "third", 5<<30
+	wish.Mapping.Networks = []plan.NetworkRule{{From: "nic0", To: "lan"}}
+	m.want(200, "PATCH", "/plans/"+again.ID, m.admin, map[string]any{"wish": wish}, &again)
+	if k := again.Plan.Machine; k.Memory != 5<<30 || k.Name != "third" || k.NICs[0].MAC != "52:54:00:aa:bb:cc" || again.Plan.Placement.Networks[0] != "lan" {
+		t.Errorf("%+v %+v", k, again.Plan.Placement)
+	}
+	doc.Plan.Disks[0].Virtual++
+	sealed, err := doc.Plan.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, b := m.do("POST", "/plans/import", m.admin, map[string]any{"document": string(sealed)}); resp.StatusCode != http.StatusUnprocessableEntity || !bytes.Contains(b, []byte("cannot be edited")) {
+		t.Errorf("%d %s", resp.StatusCode, b)
 	}
 	for _, bad := range []string{"", "x: [", "version: 1", string(yaml) + "\nunknown: 1\n", strings.Replace(string(yaml), "repo-main", "../../etc", 1)} {
 		resp, b := m.do("POST", "/plans/import", m.admin, map[string]any{"document": bad})

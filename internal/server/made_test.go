@@ -217,8 +217,8 @@ func (m *made) repository(id string) (backup string) {
 	if err := os.WriteFile(filepath.Join(dir, "web01.raw"), b, 0o600); err != nil {
 		m.t.Fatal(err)
 	}
-	machine := `{"name":"web01","cpu":{"sockets":2},"memory":1073741824,"firmware":"bios","guest":{},"disks":[{"index":0,"size":1048576}]}`
-	if err := os.WriteFile(filepath.Join(dir, "web01.vm.json"), []byte(machine), 0o600); err != nil {
+	machine := `{"name":"web01","cpu":{"sockets":2},"memory":1073741824,"firmware":"bios","guest":{},"disks":[{"index":0,"size":1048576}],"nics":[{"mac":"52:54:00:00:00:01","network":"VM Network"}]}`
+	if err := os.WriteFile(filepath.Join(dir, "vm.json"), []byte(machine), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
 	m.want(201, "POST", "/repositories", m.admin, map[string]any{"id": id, "path": dir}, nil)

@@ -45,8 +45,8 @@ func (s *Store) RecordRate(ctx context.Context, target, kind string, bytes int64
 }
 
 // Rate is the rate of the last transfers of a kind to a target, in bytes a
-// second; 0 when none was measured.
-func (s *Store) Rate(ctx context.Context, target, kind string) (float64, error) {
+// second, and how many were measured; 0 when none was.
+func (s *Store) Rate(ctx context.Context, target, kind string) (rate float64, n int, err error) {
 	rows, err := all[rateRow](ctx, s, "read the rate", "id", "target = ? AND kind = ?", cut(target, maxName), kind)
 	var bytes, ms int64
 	for _, r := range rows {
@@ -54,7 +54,7 @@ func (s *Store) Rate(ctx context.Context, target, kind string) (float64, error) 
 		ms += r.DurationMS
 	}
 	if err != nil || ms == 0 {
-		return 0, err
+		return 0, 0, err
 	}
-	return float64(bytes) / (float64(ms) / 1000), nil
+	return float64(bytes) / (float64(ms) / 1000), len(rows), nil
 }

@@ -193,7 +193,7 @@ func TestEverythingElseOnce(t *testing.T) {
 		for range 20 {
 			must(t, s.RecordRate(ctx, "t", "nfc", 10<<20, 2*time.Second))
 		}
-		if rate, err := s.Rate(ctx, "t", "nfc"); err != nil || rate != 5<<20 {
+		if rate, n, err := s.Rate(ctx, "t", "nfc"); err != nil || rate != 5<<20 || n != 10 {
 			t.Error(rate, err)
 		}
 		must(t, s.DeleteRepository(ctx, r.ID, 0))

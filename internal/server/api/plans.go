@@ -1,18 +1,13 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/goccy/go-yaml"
 
 	"ascend/internal/plan"
 	"ascend/internal/server/auth"
@@ -22,8 +17,8 @@ import (
 
 // MappingSet is a mapping under a name, for many restores.
 type MappingSet struct {
-	Note    string           `json:"note,omitempty" maxLength:"1000"`
-	Mapping planning.Mapping `json:"mapping"`
+	Note    string       `json:"note,omitempty" maxLength:"1000"`
+	Mapping plan.Mapping `json:"mapping"`
 }
 
 // NamedMapping is a mapping set.
@@ -56,7 +51,7 @@ func (a *API) mappings() {
 			Body MappingSet
 		}) (*One[NamedMapping], error) {
 			if err := in.Body.Mapping.Check(); err != nil {
-				return nil, err
+				return nil, notValid("body.mapping", "%s", err)
 			}
 			d, err := t.Get(ctx, in.ID)
 			if err != nil && !errors.Is(err, records.ErrNotFound) {
@@ -163,7 +158,11 @@ func (a *API) make(ctx context.Context, src planning.Source, targetID string, w 
 		return nil, err
 	}
 	defer func() { _ = tgt.Close() }()
-	made, err := planning.Make(ctx, src, d.Value.ref(targetID), tgt, w, src.Backup.ID)
+	to := planning.Target{Ref: d.Value.ref(targetID), Target: tgt}
+	if to.Rate, to.Jobs, err = a.Jobs.Measured(ctx, targetID); err != nil {
+		return nil, err
+	}
+	made, err := planning.Make(ctx, src, to, w)
 	if err != nil && !isKnown(err) {
 		err = fmt.Errorf("%w: %w", errTarget, err)
 	}
@@ -249,7 +248,7 @@ func (a *API) planned() {
 			if err != nil {
 				return nil, err
 			}
-			b, err := exportPlan(d.Value.Plan)
+			b, err := d.Value.Plan.YAML()
 			return &file{Type: "application/yaml", Disposition: `attachment; filename="plan-` + d.ID + `.yaml"`, Body: b}, err
 		})
 	add(a, op{method: "POST", path: "/plans/import", id: "import-plan", summary: "Read a plan's file; the plan is made again from what it asks for", tag: "plans", role: auth.Operator, onTarget: true, status: http.StatusCreated, maxBody: 4 << 20, errors: []int{404, 502}},
@@ -303,53 +302,18 @@ type file struct {
 	Body        []byte
 }
 
-func exportPlan(p *plan.Plan) ([]byte, error) {
-	b, err := json.Marshal(p)
-	if err == nil {
-		b, err = yaml.JSONToYAML(b)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the plan: %w", err)
-	}
-	return b, nil
-}
-
-// importPlan reads what a plan's file asks for. Everything else in it is made
-// again: what a file says of a backup or a target is not believed.
+// importPlan reads a plan's file. What it says of the backup and the target is
+// looked at again; what can be edited in it is taken as it stands.
 func (a *API) importPlan(ctx context.Context, text string) (*NewPlan, error) {
-	p := &plan.Plan{}
-	err := yaml.NewDecoder(bytes.NewReader([]byte(text)), yaml.Strict()).Decode(p)
-	if err != nil || p.Version != 1 || p.Machine == nil || p.Backup.ID == "" || p.Target.Name == "" {
-		detail := "it is no plan"
-		if err != nil {
-			detail, _, _ = strings.Cut(err.Error(), "\n")
-		}
-		return nil, notValid("body.document", "cannot read the plan: %s", clipText(detail, 300))
+	doc, err := plan.ParseDocument("document", []byte(text))
+	if err != nil {
+		return nil, notValid("body.document", "%s", clipText(err.Error(), 500))
 	}
-	id, err := a.findBackup(ctx, p.Backup)
+	id, err := a.findBackup(ctx, doc.Plan.Backup)
 	if err != nil {
 		return nil, err
 	}
-	n := &NewPlan{Backup: id, Target: p.Target.Name, Wish: planning.Wish{
-		Name: p.Machine.Name, CPU: &p.Machine.CPU, Memory: p.Machine.Memory, Firmware: p.Machine.Firmware, Options: p.Options, PowerOn: p.PowerOn,
-		Mapping: planning.Mapping{Fields: p.Placement.Fields},
-	}}
-	for i, to := range p.Placement.Networks {
-		if to != "" {
-			n.Wish.Mapping.Networks = append(n.Wish.Mapping.Networks, planning.Rule{From: "nic" + strconv.Itoa(i), To: to})
-		}
-	}
-	for i, to := range p.Placement.Storage {
-		if to != "" && i < len(p.Machine.Disks) {
-			n.Wish.Mapping.Storage = append(n.Wish.Mapping.Storage, planning.Rule{From: "disk" + strconv.Itoa(p.Machine.Disks[i].Index), To: to})
-		}
-	}
-	if len(p.Disks) > 0 {
-		d := p.Disks[0]
-		n.Wish.Path, n.Wish.Delivery = d.Delivery.Path, &d.Delivery.Format
-		n.Wish.BlockSize, n.Wish.Level = d.BlockSize, d.Level
-	}
-	return n, nil
+	return &NewPlan{Backup: id, Target: doc.Plan.Target.Name, Wish: planning.Wish{Document: doc.Plan, PowerOn: doc.Plan.PowerOn}}, nil
 }
 
 // findBackup is the id of the backup that a plan names.

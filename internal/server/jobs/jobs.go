@@ -135,6 +135,9 @@ type Service interface {
 	LastEvent(ctx context.Context) (int64, error)
 	Receipt(ctx context.Context, id string) ([]byte, error)
 	Plan(ctx context.Context, id string) (*plan.Plan, error)
+	// Measured is the rate of the last transfers to a target, in bytes a second,
+	// and how many were measured.
+	Measured(ctx context.Context, target string) (rate int64, jobs int, err error)
 	Retry(ctx context.Context, id string) error
 	Cancel(ctx context.Context, id string) error
 	Undo(ctx context.Context, id string) error

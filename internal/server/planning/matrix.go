@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"ascend/internal/plan"
+	"ascend/internal/target"
 )
 
 // Matrix is what stands in the way of a backup on each platform, judged by the
@@ -18,7 +19,7 @@ func Matrix(ctx context.Context, src Source) (*plan.Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := Wish{}.request(src, sources)
+	r, err := Wish{}.fresh(src, sources, target.Capabilities{})
 	if err != nil {
 		return nil, err
 	}

@@ -6,9 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
+	"maps"
 	"slices"
-	"strconv"
 	"time"
 
 	"ascend/internal/backup"
@@ -31,68 +30,19 @@ type Wish struct {
 	FormatOpts map[string]string `json:"format_options,omitempty"`
 	Compress   bool              `json:"compress,omitempty"`
 	Path       string            `json:"path,omitempty" maxLength:"64" doc:"the way disks travel, where the target has several"`
-	Mapping    Mapping           `json:"mapping,omitzero"`
+	Mapping    plan.Mapping      `json:"mapping,omitzero"`
 	MappingSet string            `json:"mapping_set,omitempty" maxLength:"128" doc:"the id of a mapping set; mapping goes before it"`
 	Options    map[string]string `json:"options,omitempty" doc:"of the platform, by its capabilities"`
 	PowerOn    bool              `json:"power_on,omitempty"`
 
-	// What an imported plan says of its disks' format; it goes before Format.
-	Delivery  *image.Format `json:"delivery,omitempty"`
-	BlockSize int64         `json:"block_size,omitempty" minimum:"0" doc:"bytes, of delivery"`
-	Level     int           `json:"level,omitempty" minimum:"0" maximum:"22" doc:"of compression, of delivery"`
-}
+	MAC    string      `json:"mac,omitempty" enum:",keep,new" doc:"keep: where the target can"`
+	UUID   string      `json:"uuid,omitempty" enum:",keep,new" doc:"keep: where the target can"`
+	Region string      `json:"region,omitempty" maxLength:"64" doc:"of prices and sizes, where the target does not tell it"`
+	Ran    vm.Platform `json:"source_platform,omitempty" maxLength:"32" doc:"where the machine ran, instead of what the backup speaks for"`
 
-// Mapping says where networks and disks go. The first entry that matches counts.
-type Mapping struct {
-	Networks []Rule            `json:"networks,omitempty" maxItems:"1000" doc:"from: a network of the source, a pattern with * and ?, or nicN"`
-	Storage  []Rule            `json:"storage,omitempty" maxItems:"1000" doc:"from: boot, data, diskN, or a pattern of the disk's name"`
-	Fields   map[string]string `json:"fields,omitempty" doc:"placement fields of the target, as datacenter"`
-}
-
-// Rule is one entry of a mapping.
-type Rule struct {
-	From string `json:"from" minLength:"1" maxLength:"255"`
-	To   string `json:"to" minLength:"1" maxLength:"255"`
-}
-
-// Check refuses patterns that are none.
-func (m *Mapping) Check() error {
-	for _, r := range slices.Concat(m.Networks, m.Storage) {
-		if _, err := path.Match(r.From, ""); err != nil {
-			return fmt.Errorf("%w: %q is no pattern", ErrWish, r.From)
-		}
-	}
-	return nil
-}
-
-// Then is m with the entries of o after its own.
-func (m Mapping) Then(o Mapping) Mapping {
-	out := Mapping{Networks: slices.Concat(m.Networks, o.Networks), Storage: slices.Concat(m.Storage, o.Storage), Fields: map[string]string{}}
-	for _, f := range []map[string]string{o.Fields, m.Fields} {
-		for k, v := range f {
-			out.Fields[k] = v
-		}
-	}
-	return out
-}
-
-func (m Mapping) network(i int, name string) string {
-	for _, r := range m.Networks {
-		if ok, _ := path.Match(r.From, name); ok || r.From == "nic"+strconv.Itoa(i) || r.From == name {
-			return r.To
-		}
-	}
-	return ""
-}
-
-func (m Mapping) storage(d vm.Disk, boot bool) string {
-	for _, r := range m.Storage {
-		ok, _ := path.Match(r.From, d.Name)
-		if ok || r.From == "disk"+strconv.Itoa(d.Index) || r.From == "boot" && boot || r.From == "data" && !boot {
-			return r.To
-		}
-	}
-	return ""
+	// Document is an imported plan: what can be edited in it is taken as it
+	// stands, and the other wishes go before it.
+	Document *plan.Plan `json:"document,omitempty" doc:"an imported plan: what can be edited in it is taken as it stands; other wishes go before it"`
 }
 
 // ErrWish: what is wanted cannot be.
@@ -139,9 +89,17 @@ func (s Source) Open(ctx context.Context) (images []disk.Image, err error) {
 	return images, nil
 }
 
-// Make opens the backup and makes the plan for a target. seed makes the
-// identifiers in the target files.
-func Make(ctx context.Context, src Source, ref plan.TargetRef, t target.Target, w Wish, seed string) (_ *Made, err error) {
+// Target is an open target with what the server knows of it.
+type Target struct {
+	Ref plan.TargetRef
+	target.Target
+	// Rate is the bytes a second that Jobs earlier restores to it measured.
+	Rate int64
+	Jobs int
+}
+
+// Make opens the backup and makes the plan for a target.
+func Make(ctx context.Context, src Source, to Target, w Wish) (_ *Made, err error) {
 	m := &Made{}
 	if m.Images, err = src.Open(ctx); err != nil {
 		return nil, err
@@ -158,15 +116,20 @@ func Make(ctx context.Context, src Source, ref plan.TargetRef, t target.Target, 
 	for _, s := range sources {
 		m.Maps = append(m.Maps, s.Map)
 	}
-	r, err := w.request(src, sources)
+	r, err := w.request(src, sources, to.Capabilities())
 	if err != nil {
 		return nil, err
 	}
-	r.Target, r.Caps, r.Seed, r.Now, r.Prices = ref, t.Capabilities(), seed, time.Now(), prices.Builtin()
-	if r.Inventory, err = t.Inventory(ctx); err != nil {
-		return nil, fmt.Errorf("cannot ask %s what it has: %w", ref.Name, err)
+	r.Target, r.Now, r.Prices, r.Rate, r.Jobs = to.Ref, time.Now(), prices.Builtin(), to.Rate, to.Jobs
+	if r.Inventory, err = to.Inventory(ctx); err != nil {
+		return nil, fmt.Errorf("cannot ask %s what it has: %w", to.Ref.Name, err)
 	}
-	if ref.Platform != vm.Local {
+	if w.Document != nil {
+		if err := plan.DocumentOf("document", r.Want).Check(*r); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrWish, err)
+		}
+	}
+	if to.Ref.Platform != vm.Local {
 		if r.Guest, err = facts.Inspect(ctx, m.Images, r.Machine.Firmware); err != nil {
 			return nil, err
 		}
@@ -177,7 +140,29 @@ func Make(ctx context.Context, src Source, ref plan.TargetRef, t target.Target, 
 	return m, nil
 }
 
-func (w Wish) request(src Source, sources []plan.Source) (*plan.Request, error) {
+// request is what the wish asks of a target that can do c.
+func (w Wish) request(src Source, sources []plan.Source, c target.Capabilities) (*plan.Request, error) {
+	if err := w.Mapping.Check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrWish, err)
+	}
+	r, err := w.fresh(src, sources, c)
+	if w.Document != nil {
+		r, err = w.edited(sources, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := src.Backup
+	r.Backup = plan.BackupRef{Repository: src.Dir, ID: b.ID, VM: b.VM, Type: string(b.Type), Created: b.Created}
+	r.Region, r.Source = w.Region, w.Ran
+	if b.Origin != vm.Unknown && b.Origin != vm.Local && b.Layout == backup.LayoutContext {
+		r.Evidence = []plan.Evidence{{Platform: b.Origin, Weight: 100, What: "the backup's own record names it"}}
+	}
+	return r, nil
+}
+
+// fresh asks for the machine of the backup.
+func (w Wish) fresh(src Source, sources []plan.Source, c target.Capabilities) (*plan.Request, error) {
 	b := src.Backup
 	machine := b.Machine.Clone()
 	if machine.Name == "" {
@@ -186,18 +171,16 @@ func (w Wish) request(src Source, sources []plan.Source) (*plan.Request, error) 
 	for i := range min(len(machine.Disks), len(sources)) {
 		machine.Disks[i].Size = sources[i].Info.Size
 	}
-	if w.CPU != nil {
-		machine.CPU = *w.CPU
-	}
-	if w.Memory > 0 {
-		machine.Memory = w.Memory
-	}
-	if w.Firmware != "" {
-		machine.Firmware = w.Firmware
-	}
+	w.over(machine)
 	r := &plan.Request{
-		Backup:  plan.BackupRef{Repository: src.Dir, ID: b.ID, VM: b.VM, Type: string(b.Type), Created: b.Created},
-		Machine: machine, Sources: sources, Name: w.Name, Path: w.Path, Options: w.Options, PowerOn: w.PowerOn,
+		Machine: machine, Caps: c, Sources: sources, Seed: b.ID, Name: w.Name, Path: w.Path, Mapping: w.Mapping,
+		MAC: w.MAC, UUID: w.UUID, Options: maps.Clone(w.Options), PowerOn: w.PowerOn,
+	}
+	if w.UUID != "" && slices.ContainsFunc(c.Options, func(f target.Field) bool { return f.Name == "uuid" }) {
+		if r.Options == nil {
+			r.Options = map[string]string{}
+		}
+		r.Options["uuid"] = w.UUID // the connector's own name for it
 	}
 	format := w.Format
 	if format == "ova" { // a package, not a format
@@ -213,19 +196,47 @@ func (w Wish) request(src Source, sources []plan.Source) (*plan.Request, error) 
 		}
 		r.Format, r.BlockSize, r.Level = &f, o.BlockSize, o.Level
 	}
-	if w.Delivery != nil {
-		r.Format, r.BlockSize, r.Level = w.Delivery, w.BlockSize, w.Level
-	}
-	if err := w.Mapping.Check(); err != nil {
-		return nil, err
-	}
-	r.Placement.Fields = w.Mapping.Fields
-	for i, n := range machine.NICs {
-		r.Placement.Networks = append(r.Placement.Networks, w.Mapping.network(i, n.Network))
-	}
-	boot := machine.BootDisk()
-	for i, d := range machine.Disks {
-		r.Placement.Storage = append(r.Placement.Storage, w.Mapping.storage(d, i == boot))
-	}
 	return r, nil
+}
+
+// edited asks for the machine of an imported plan.
+func (w Wish) edited(sources []plan.Source, c target.Capabilities) (*plan.Request, error) {
+	if w.Format != "" || w.Path != "" || w.MAC != "" || w.UUID != "" {
+		return nil, fmt.Errorf("%w: format, path, mac and uuid are those of the imported plan; edit them there", ErrWish)
+	}
+	p := *w.Document
+	r, err := plan.DocumentOf("document", &p).Request(sources, c)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrWish, err)
+	}
+	p.Machine = p.Machine.Clone()
+	w.over(p.Machine)
+	if w.Name != "" {
+		p.Machine.Name = w.Name
+	}
+	p.Placement = plan.ClonePlacement(p.Placement)
+	w.Mapping.Over(p.Source, &p.Placement)
+	p.PowerOn = w.PowerOn
+	p.Options = maps.Clone(p.Options)
+	for k, v := range w.Options {
+		if p.Options == nil {
+			p.Options = map[string]string{}
+		}
+		p.Options[k] = v
+	}
+	r.Placement, r.PowerOn, r.Options = p.Placement, p.PowerOn, p.Options
+	return r, nil
+}
+
+// over gives a machine what the wish says of it.
+func (w Wish) over(m *vm.Machine) {
+	if w.CPU != nil {
+		m.CPU = *w.CPU
+	}
+	if w.Memory > 0 {
+		m.Memory = w.Memory
+	}
+	if w.Firmware != "" {
+		m.Firmware = w.Firmware
+	}
 }

@@ -43,6 +43,12 @@ var _ jobs.Service = (*Service)(nil)
 // New makes one.
 func New(s *store.Store, d Driver) *Service { return &Service{s, d} }
 
+// Measured is the rate of the last transfers to a target.
+func (s *Service) Measured(ctx context.Context, target string) (rate int64, jobs int, err error) {
+	r, n, err := s.store.Rate(ctx, target, "transfer")
+	return int64(r), n, err
+}
+
 // plain makes the errors of others this room's.
 func plain(err error) error {
 	switch {

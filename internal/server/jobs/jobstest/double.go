@@ -53,6 +53,9 @@ func (d *Double) Set(j jobs.Job, steps ...jobs.Step) {
 	d.events = append(d.events, jobs.Event{Seq: int64(len(d.events) + 1), Time: time.Now().UTC(), Job: j.ID, Level: "info", Text: "job is " + j.Status})
 }
 
+// Measured has measured nothing.
+func (d *Double) Measured(context.Context, string) (rate int64, jobs int, err error) { return 0, 0, nil }
+
 // Submit makes a pending job.
 func (d *Double) Submit(_ context.Context, o jobs.Order) (jobs.Job, error) {
 	d.mu.Lock()

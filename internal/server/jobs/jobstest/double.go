@@ -54,7 +54,9 @@ func (d *Double) Set(j jobs.Job, steps ...jobs.Step) {
 }
 
 // Measured has measured nothing.
-func (d *Double) Measured(context.Context, string) (rate int64, jobs int, err error) { return 0, 0, nil }
+func (d *Double) Measured(context.Context, string) (rate int64, jobs int, err error) {
+	return 0, 0, nil
+}
 
 // Submit makes a pending job.
 func (d *Double) Submit(_ context.Context, o jobs.Order) (jobs.Job, error) {

@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: soak web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,12 @@ test: deps guests-ci lint ## everything that must hold: vet, lint, all tests wit
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 	$(MAKE) --no-print-directory web-test
+	$(MAKE) --no-print-directory fuzz-api FUZZSECONDS=20
+
+soak: deps ## the long runs: databases, disks and targets away for a minute, many kills (an hour)
+	ASCEND_FAULT_SECONDS=60 $(GO) test -timeout 1h -count 1 ./cmd/ascend -run TestServe -v
+	$(GO) test -timeout 1h -count 5 ./internal/restore -run 'TestKilled|TestClockJumps'
+	$(GO) test -timeout 1h -count 5 ./internal/engine
 
 lint: $(TOOLS)/golangci-lint-$(LINT_VER)
 	$< run ./...

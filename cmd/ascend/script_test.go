@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,12 +16,26 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"ascend/internal/qemu"
+	"ascend/internal/store/storetest"
 	"ascend/internal/target/aws/awssim"
 )
 
 func TestMain(m *testing.M) {
 	qemu.Main()
-	testscript.Main(m, map[string]func(){"ascend": func() { os.Exit(run(os.Args[1:])) }})
+	testscript.Main(whole{m}, map[string]func(){"ascend": func() { os.Exit(run(os.Args[1:])) }})
+}
+
+// whole runs the tests between making and removing what they share.
+type whole struct{ *testing.M }
+
+func (w whole) Run() int {
+	var err error
+	if programDir, err = os.MkdirTemp("", "ascend-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(programDir)
+	return storetest.Main(w.M)
 }
 
 func TestScripts(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -251,6 +252,33 @@ func (u *countedRanges) WriteRange(ctx context.Context, off int64, p []byte) err
 	return u.RangeUpload.WriteRange(ctx, off, p)
 }
 
+// mortal is the program whose processes are killed: this test, or, where the race
+// detector slows this one, the same built without. Hundreds are started and few
+// live long; what they do side by side is watched by the other tests.
+func mortal(t testing.TB) string {
+	t.Helper()
+	if !raced {
+		return os.Args[0]
+	}
+	quickOnce.Do(func() {
+		quick = filepath.Join(quickDir, "restore.test")
+		if out, err := exec.Command("go", "test", "-c", "-race=false", "-o", quick, ".").CombinedOutput(); err != nil {
+			quick = ""
+			t.Errorf("cannot build the program to kill: %v: %s", err, out)
+		}
+	})
+	if quick == "" {
+		t.FailNow()
+	}
+	return quick
+}
+
+var (
+	quickOnce sync.Once
+	quick     string
+	quickDir  string // of this run of the tests
+)
+
 // run runs a child to its end. killed tells that it was.
 func (o *order) run(t testing.TB, after time.Duration) (killed bool, passed int64) {
 	t.Helper()
@@ -262,7 +290,7 @@ func (o *order) run(t testing.TB, after time.Duration) (killed bool, passed int6
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.Command(mortal(t))
 	cmd.Env = append(os.Environ(), childEnv+"="+file)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -397,9 +425,9 @@ func TestKilledAnywhereLocal(t *testing.T) {
 	walk(t, &base, "cancel", halfway(t, 24), nothing, empty)
 }
 
-func TestKilledAnywhereVcenter(t *testing.T) {
-	t.Parallel()
-	f := setup(t, 1, 2<<20)
+// vcenter is a vCenter and the order of a restore to it.
+func vcenter(t *testing.T, f *fixture) (*vcsimtest.VCenter, order) {
+	t.Helper()
 	v := vcsimtest.New(t, vcsimtest.Bare())
 	o := order{Host: v.Host, CAFile: v.CAFile}
 	var err error
@@ -412,6 +440,47 @@ func TestKilledAnywhereVcenter(t *testing.T) {
 		r.PowerOn = true
 	}))
 	base.Host, base.CAFile = v.Host, v.CAFile
+	return v, base
+}
+
+// TestKilledAtRandomMomentsVcenter: an import cannot go on in the middle, and
+// begins again; what the killed ones made is not left beside it.
+func TestKilledAtRandomMomentsVcenter(t *testing.T) {
+	t.Parallel()
+	f := setup(t, 1, 3<<20)
+	v, base := vcenter(t, f)
+	clean := v.Inventory(t)
+	base.Spec.Options = Options{Bandwidth: 8 << 20}
+	o := base.fresh(t)
+	kills := 0
+	for range 7 {
+		if killed, _ := o.run(t, time.Duration(100+rand.IntN(600))*time.Millisecond); !killed {
+			break
+		}
+		kills++
+	}
+	o.run(t, 0)
+	if kills < 3 {
+		t.Errorf("killed only %d times", kills)
+	}
+	for i, d := range vcsimtest.Disks(v.Machine(t, "web")) {
+		if err := os.WriteFile(filepath.Join(o.Dir, "disk"), v.Disk(t, d), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f.compare(i, image.Format{Name: "raw"}, filepath.Join(o.Dir, "disk"))
+	}
+	if n := len(v.Machines(t)); n != 1 {
+		t.Errorf("%d machines", n)
+	}
+	o.Do = "undo"
+	o.run(t, 0)
+	v.Unchanged(t, clean)
+}
+
+func TestKilledAnywhereVcenter(t *testing.T) {
+	t.Parallel()
+	f := setup(t, 1, 2<<20)
+	v, base := vcenter(t, f)
 	clean := v.Inventory(t)
 	undo := func(o *order) {
 		o.Do, o.KillAt = "undo", 0
@@ -453,7 +522,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 		kills := int64(0)
 		for try := 0; ; try++ {
 			after := time.Duration(0)
-			if try < 5 {
+			if try < 7 {
 				after = time.Duration(100+rand.IntN(300)) * time.Millisecond
 			}
 			killed, _ := o.run(t, after)

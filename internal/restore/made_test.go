@@ -29,7 +29,15 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(child())
 	}
-	os.Exit(m.Run())
+	os.Exit(func() int {
+		var err error
+		if quickDir, err = os.MkdirTemp("", "ascend-test-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(quickDir)
+		return m.Run()
+	}())
 }
 
 // window is the bytes in flight of the restores that are broken off.

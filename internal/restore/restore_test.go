@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -22,6 +23,7 @@ import (
 	"ascend/internal/engine"
 	"ascend/internal/image"
 	"ascend/internal/plan"
+	"ascend/internal/store"
 	"ascend/internal/target"
 	"ascend/internal/target/vmware/vcsimtest"
 	"ascend/internal/transfer/digest"
@@ -525,6 +527,46 @@ func TestTargetIsAwayForAWhile(t *testing.T) {
 	events, err := f.s.Events(t.Context(), j.ID, 0, 0)
 	if err != nil || !slices.ContainsFunc(events, func(e Event) bool { return strings.Contains(e.Text, "503") }) {
 		t.Errorf("nothing says why it was tried again: %+v, %v", events, err)
+	}
+}
+
+// TestClockJumps: the clock jumps an hour ahead and two back in mid-transfer, while
+// the target is away for a while: nobody waits for an hour, nothing is lost, and
+// the log keeps its order.
+func TestClockJumps(t *testing.T) {
+	f := setup(t, 1, 8<<20)
+	there, err := openLocal(f.out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fl := failing{there, &atomic.Int64{}, errors.New("503 Service Unavailable")}
+	f.tgt = fl
+	format := image.Format{Name: "raw"}
+	r := f.request("jump", &format, asFile, nil)
+	r.Options = Options{Bandwidth: 4 << 20, Workers: 1, InFlight: window}
+	t.Cleanup(func() { store.Skew(0) })
+	j := f.submit(r)
+	f.sending(j.ID)
+	store.Skew(time.Hour)
+	fl.left.Store(2)
+	until(t, "the target was away", func() bool { return fl.left.Load() <= 0 })
+	store.Skew(-time.Hour)
+	f.wait(j.ID, Completed)
+	for i, d := range f.receipt(j.ID).Disks {
+		f.compare(i, format, d.Object)
+	}
+	events, err := f.s.Events(t.Context(), j.ID, 0, 0)
+	if err != nil || !slices.IsSortedFunc(events, func(a, b Event) int { return cmp.Compare(a.Seq, b.Seq) }) {
+		t.Errorf("%+v, %v", events, err)
+	}
+	again := f.request("later", &format, asFile, nil) // what comes now stands behind what was
+	if all, err := f.tab.Jobs(t.Context(), Filter{}); err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	k := f.submit(again)
+	f.wait(k.ID, Completed)
+	if all, err := f.tab.Jobs(t.Context(), Filter{}); err != nil || len(all) != 2 || all[0].ID != k.ID {
+		t.Errorf("the newest is not first: %+v, %v", all, err)
 	}
 }
 

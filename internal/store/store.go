@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -227,15 +228,24 @@ var entropy = struct {
 func NewID() string {
 	entropy.Lock()
 	defer entropy.Unlock()
-	id, err := ulid.New(ulid.Now(), entropy.MonotonicEntropy)
+	id, err := ulid.New(ulid.Timestamp(now()), entropy.MonotonicEntropy)
 	if err != nil { // the entropy of this millisecond overflowed
 		return ulid.Make().String()
 	}
 	return id.String()
 }
 
+// skew is added to the clock, in nanoseconds.
+var skew atomic.Int64
+
+// Skew has the stores of this process take another time for now: for tests of
+// clocks that jump.
+func Skew(d time.Duration) { skew.Store(int64(d)) }
+
 // now is the time to the microsecond, which every database keeps.
-func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+func now() time.Time {
+	return time.Now().Add(time.Duration(skew.Load())).UTC().Truncate(time.Microsecond)
+}
 
 // cut shortens a string to n bytes at a character's boundary.
 func cut(s string, n int) string {

@@ -29,15 +29,17 @@ type serving struct {
 	ctx      context.Context
 	bin, dir string
 	addr     string
-	data     string // the data folder
-	out      string // of the local target "loc"
-	disk     []byte // of the only backup
-	flags    []string
+	data     string   // the data folder
+	out      string   // of the local target "loc"
+	disk     []byte   // of the only backup
+	flags    []string // of serve and of server
+	serve    []string // of serve
+	token    string
 	wrap     []string // put before the command
 	enter    []string // put before commands that must see what the server sees
 	log      logBuffer
 	cmd      *exec.Cmd
-	anybody  *client.Client
+	server   client.Config
 	c        *client.Client
 	backup   string
 }
@@ -72,6 +74,9 @@ var program = sync.OnceValues(func() (string, error) {
 // programDir is where the program is built, for all tests.
 var programDir string
 
+// password is ann's.
+const password = "correct horse battery"
+
 // newServing makes a repository of one backup of size random bytes; begin starts
 // the server.
 func newServing(t *testing.T, size int) *serving {
@@ -101,17 +106,18 @@ func newServing(t *testing.T, size int) *serving {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	s.ctx = ctx
-	if s.anybody, err = client.New(client.Config{URL: "http://" + s.addr}); err != nil {
-		t.Fatal(err)
-	}
+	s.server.URL = "http://" + s.addr
 	return s
 }
+
+// secure has the client ask by TLS and trust a certificate.
+func (s *serving) secure(ca string) { s.server = client.Config{URL: "https://" + s.addr, CAFile: ca} }
 
 // begin starts the server and returns when it answers.
 func (s *serving) begin() {
 	s.t.Helper()
 	args := append(slices.Clone(s.wrap), s.bin, "serve", "--data", s.data, "--listen", s.addr, "--log-format", "json")
-	args = append(args, s.flags...)
+	args = append(append(args, s.flags...), s.serve...)
 	c := exec.Command(args[0], args[1:]...)
 	c.Stderr = &s.log
 	if err := c.Start(); err != nil {
@@ -120,7 +126,11 @@ func (s *serving) begin() {
 	s.cmd = c
 	s.t.Cleanup(func() { _ = c.Process.Kill() })
 	for s.ctx.Err() == nil {
-		if _, err := client.Do[api.Version](s.ctx, s.anybody, client.Version, client.Request{}); err == nil {
+		anybody, err := client.New(s.server) // there is no certificate before the server has made it
+		if err == nil {
+			_, err = client.Do[api.Version](s.ctx, anybody, client.Version, client.Request{})
+		}
+		if err == nil {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -152,9 +162,12 @@ func (s *serving) tool(stdin string, args ...string) string {
 // signIn makes the user ann and a token of hers.
 func (s *serving) signIn() {
 	s.t.Helper()
-	s.tool("correct horse battery\n", "user", "add", "ann")
+	s.tool(password+"\n", "user", "add", "ann")
+	s.token = s.tool("", "token", "--user", "ann")
+	known := s.server
+	known.Token = secret.New(s.token)
 	var err error
-	if s.c, err = client.New(client.Config{URL: "http://" + s.addr, Token: secret.New(s.tool("", "token", "--user", "ann"))}); err != nil {
+	if s.c, err = client.New(known); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -169,9 +169,9 @@ func (k Key) create(nm string) (Key, error) {
 	}
 	made := Key{h, off}
 	at := len(subs)
-	up := strings.ToUpper(nm)
+	up := upper(nm)
 	for i, s := range subs {
-		if strings.ToUpper(s.Name()) > up {
+		if slices.Compare(upper(s.Name()), up) > 0 {
 			at = i
 			break
 		}
@@ -239,6 +239,14 @@ func (k Key) setList(subs []Key) error {
 	return nil
 }
 
+// freeData gives the data of a value's cell back; the pieces of big data stay,
+// unused.
+func (h *Hive) freeData(c []byte) {
+	if n := le.Uint32(c[4:]); n&0x80000000 == 0 && n > 0 && n <= 16344 {
+		h.free(le.Uint32(c[8:]))
+	}
+}
+
 func (h *Hive) freeList(off uint32) {
 	c, err := h.cell(off)
 	if err != nil {
@@ -251,6 +259,9 @@ func (h *Hive) freeList(off uint32) {
 	}
 	h.free(off)
 }
+
+// upper is a name as lists are sorted and hashed by: UTF-16 units in capitals.
+func upper(nm string) []uint16 { return utf16.Encode([]rune(strings.ToUpper(nm))) }
 
 // hint is what a leaf keeps of a name beside the key: four letters (lf) or a
 // hash (lh).
@@ -265,7 +276,7 @@ func hint(kind, nm string) uint32 {
 		return le.Uint32(w[:])
 	}
 	x := uint32(0)
-	for _, c := range utf16.Encode([]rune(strings.ToUpper(nm))) {
+	for _, c := range upper(nm) {
 		x = x*37 + uint32(c)
 	}
 	return x
@@ -304,10 +315,7 @@ func (k Key) Set(nm string, typ uint32, data []byte) error {
 		return err
 	}
 	h.changed = true
-	// The old data's cell is given back; big data's pieces stay, unused.
-	if n := le.Uint32(c[4:]); n&0x80000000 == 0 && n > 0 && n <= 16344 {
-		h.free(le.Uint32(c[8:]))
-	}
+	h.freeData(c)
 	le.PutUint32(c[12:], typ)
 	if len(data) > 4 {
 		le.PutUint32(c[4:], uint32(len(data)))

@@ -10,67 +10,9 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"ascend/internal/guest/winpack/winpacktest"
 	"ascend/internal/vm"
 )
-
-// inffile is an INF as drivers of disks have it.
-func inffile(service, decoration, version string) string {
-	return `; a comment with [brackets]
-[Version]
-Signature="$WINDOWS NT$"
-Class=SCSIAdapter
-ClassGUID={4D36E97B-E325-11CE-BFC1-08002BE10318}
-Provider=%VENDOR%
-DriverVer=` + version + ` ; comment
-CatalogFile=` + service + `.cat
-
-[SourceDisksNames]
-1 = %DISK%,,,""
-[SourceDisksFiles]
-` + service + `.sys = 1,,
-
-[Manufacturer]
-%VENDOR%=Models,` + decoration + `
-
-[Models.` + decoration + `]
-%D0% = scsi_inst, PCI\VEN_1AF4&DEV_1001&SUBSYS_00021AF4&REV_00, PCI\VEN_1AF4&DEV_1001
-"Quoted; name" = scsi_inst, PCI\VEN_1AF4&DEV_1042
-
-[scsi_inst]
-CopyFiles=x
-[scsi_inst.Services]
-AddService = ` + service + `, %SERVICE%, svc_inst
-
-[svc_inst]
-ServiceType=1
-StartType=0
-ServiceBinary=%12%\` + service + `.sys
-LoadOrderGroup=SCSI miniport
-AddReg=pnp_addreg
-[pnp_addreg]
-HKR, "Parameters\PnpInterface", "5", 0x00010001, 0x00000001
-HKR, "Parameters", "Text", , "a, b"
-HKR, "Parameters", "Bytes", 0x00000001, 01,02
-HKLM, "Software", "No", , "no"
-
-[Strings]
-VENDOR = "Example; Inc."
-DISK="disk"
-SERVICE=0x00000002
-D0="100% of it"
-`
-}
-
-func put(t testing.TB, dir, name string, data []byte) {
-	t.Helper()
-	p := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(p, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func utf16le(s string) []byte {
 	b := []byte{0xff, 0xfe}
@@ -84,13 +26,10 @@ func utf16le(s string) []byte {
 func pack(t testing.TB) string {
 	dir := t.TempDir()
 	add := func(folder, service, decoration, version string, wide bool) {
-		b := []byte(inffile(service, decoration, version))
+		winpacktest.Driver(t, dir, folder, service, decoration, version)
 		if wide {
-			b = utf16le(string(b))
+			winpacktest.Put(t, dir, folder+"/"+service+".inf", utf16le(winpacktest.INF(service, decoration, version)))
 		}
-		put(t, dir, folder+"/"+service+".inf", b)
-		put(t, dir, folder+"/"+service+".sys", []byte("MZ "+folder))
-		put(t, dir, folder+"/"+service+".cat", []byte("catalogue"))
 	}
 	for f, v := range map[string]string{"2k8R2": "NTamd64.6.1", "2k12R2": "NTamd64.6.3", "2k16": "NTamd64.10.0", "2k19": "NTamd64.10.0...17763", "w10": "NTamd64.10.0", "2k22": "NTamd64.10.0...17763"} {
 		add("viostor/"+f+"/amd64", "viostor", v, "01/01/2024,100.1.2.3", f == "2k19")
@@ -105,8 +44,8 @@ func pack(t testing.TB) string {
 	if err := os.Remove(filepath.Join(dir, "broken/netkvm.sys")); err != nil {
 		t.Fatal(err)
 	}
-	put(t, dir, "autorun.inf", []byte("[autorun]"))
-	put(t, dir, "junk.inf", []byte("junk"))
+	winpacktest.Put(t, dir, "autorun.inf", []byte("[autorun]"))
+	winpacktest.Put(t, dir, "junk.inf", []byte("junk"))
 	return dir
 }
 
@@ -188,7 +127,7 @@ func TestFor(t *testing.T) {
 	}
 	defer p.Close()
 	ds, _ := p.For(System{10, 0, 17763, true, vm.AMD64})
-	put(t, dir, "versions/b/awsnvme.sys", []byte("MZ another"))
+	winpacktest.Put(t, dir, "versions/b/awsnvme.sys", []byte("MZ another"))
 	if _, err := p.Read(ds[0], *ds[0].ImageFile()); err == nil || !strings.Contains(err.Error(), "not the file that was chosen") {
 		t.Errorf("a file that was changed: %v", err)
 	}
@@ -196,7 +135,7 @@ func TestFor(t *testing.T) {
 
 func TestOpenFails(t *testing.T) {
 	empty, text := t.TempDir(), filepath.Join(t.TempDir(), "text")
-	put(t, filepath.Dir(text), "text", []byte("no image"))
+	winpacktest.Put(t, filepath.Dir(text), "text", []byte("no image"))
 	for source, want := range map[string]string{empty: "no INF file", text: "not an ISO 9660 image", filepath.Join(empty, "none"): "no such file"} {
 		if _, err := Open(source); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", source, err)
@@ -212,11 +151,11 @@ func TestHostile(t *testing.T) {
 		{"CatalogFile=viostor.cat", "CatalogFile=none.cat"},
 	} {
 		at := fmt.Sprintf("d%d", i)
-		put(t, dir, at+"/viostor.inf", []byte(strings.Replace(inffile("viostor", "NTamd64.10.0", "1/1/2024,1.0.0.0"), change[0], change[1], 1)))
-		put(t, dir, at+"/viostor.sys", []byte("MZ"))
-		put(t, dir, at+"/viostor.cat", nil)
+		winpacktest.Put(t, dir, at+"/viostor.inf", []byte(strings.Replace(winpacktest.INF("viostor", "NTamd64.10.0", "1/1/2024,1.0.0.0"), change[0], change[1], 1)))
+		winpacktest.Put(t, dir, at+"/viostor.sys", []byte("MZ"))
+		winpacktest.Put(t, dir, at+"/viostor.cat", nil)
 	}
-	put(t, dir, "secret.sys", []byte("MZ"))
+	winpacktest.Put(t, dir, "secret.sys", []byte("MZ"))
 	p, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +167,7 @@ func TestHostile(t *testing.T) {
 }
 
 func FuzzINF(f *testing.F) {
-	f.Add([]byte(inffile("viostor", "NTamd64.10.0...17763", "1/1/2024,1.0.0.0")))
+	f.Add([]byte(winpacktest.INF("viostor", "NTamd64.10.0...17763", "1/1/2024,1.0.0.0")))
 	f.Add(utf16le("[Version]\na=%b%\n[Strings]\nb=\"%b%\"\n"))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		i, err := parseINF(b)

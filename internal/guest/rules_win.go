@@ -98,11 +98,11 @@ func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 		case len(t.NICs) == 1: // whatever its address: there is no other
 			args["mac"] = ""
 		default:
-			a.find(Warning, "guest-static-address", "keep the adapters' MAC addresses, or set the address by hand after the first start", "which adapter of the target is to have the static address %s cannot be told", strings.Join(i.Addresses, " "))
+			a.find(Warning, StaticAddress, "keep the adapters' MAC addresses, or set the address by hand after the first start", "which adapter of the target is to have the static address %s cannot be told", strings.Join(i.Addresses, " "))
 			continue
 		}
 		if args["mac"] == "" && slices.ContainsFunc(a.Changes, func(c Change) bool { return c.Kind == FirstBoot && c.Subject == staticAddress }) {
-			a.find(Warning, "guest-static-address", "set the address by hand after the first start", "Windows has several adapters with static addresses and the target has one: %s is not set", strings.Join(i.Addresses, " "))
+			a.find(Warning, StaticAddress, "set the address by hand after the first start", "Windows has several adapters with static addresses and the target has one: %s is not set", strings.Join(i.Addresses, " "))
 			continue
 		}
 		a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: staticAddress, Detail: i.Addresses, Reason: "Windows ties addresses to the old adapter; they are set again at the first start", Args: args})
@@ -110,6 +110,9 @@ func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 }
 
 const staticAddress = "static address"
+
+// StaticAddress is the finding of a static address that is not carried over.
+const StaticAddress = "guest-static-address"
 
 // windowsRoom adds up what will be written.
 func (a *Adaptation) windowsRoom(in *Inspection, r *Root) {

@@ -381,15 +381,32 @@ func (k Key) SetDWord(nm string, v uint32) error {
 }
 
 // SetString sets a text; typ is SZ or ExpandSZ.
-func (k Key) SetString(nm string, typ uint32, s string) error {
-	return k.Set(nm, typ, append(encode(s), 0, 0))
-}
+func (k Key) SetString(nm string, typ uint32, s string) error { return k.Set(nm, typ, Text(s)) }
 
 // SetStrings sets a list of texts.
-func (k Key) SetStrings(nm string, l []string) error {
+func (k Key) SetStrings(nm string, l []string) error { return k.Set(nm, MultiSZ, Texts(l)) }
+
+// Text is a text as data: UTF-16 with its end.
+func Text(s string) []byte { return append(encode(s), 0, 0) }
+
+// Texts is a list of texts as data.
+func Texts(l []string) []byte {
 	var b []byte
 	for _, s := range l {
-		b = append(append(b, encode(s)...), 0, 0)
+		b = append(b, Text(s)...)
 	}
-	return k.Set(nm, MultiSZ, append(b, 0, 0))
+	return append(b, 0, 0)
+}
+
+// Format is a value's data for people.
+func Format(typ uint32, data []byte) string {
+	switch {
+	case typ == DWord && len(data) == 4:
+		return fmt.Sprint(le.Uint32(data))
+	case typ == SZ || typ == ExpandSZ || typ == MultiSZ:
+		return fmt.Sprintf("%q", strings.Join(strings.FieldsFunc(decode(data, false), func(r rune) bool { return r == 0 }), " "))
+	case len(data) > 64:
+		return fmt.Sprintf("hex %x… (%d bytes)", data[:64], len(data))
+	}
+	return fmt.Sprintf("hex %x", data)
 }

@@ -27,7 +27,7 @@ func Mends(a *guest.Adaptation) []string {
 		code := map[guest.ChangeKind]string{
 			guest.AppendInitramfs: "boot-driver-missing", guest.DeviceToUUID: "fstab-devices", guest.RemoveLVMDevices: "lvm-devices",
 			guest.AddFallbackLoader: "efi-fallback", guest.DisableAgent: "foreign-agents",
-			guest.BootStartService: "boot-driver-missing", guest.InstallDriver: "boot-driver-missing",
+			guest.BootStartService: "boot-driver-missing", guest.InstallDriver: "boot-driver-missing", guest.SetDHCP: "static-ip",
 		}[c.Kind]
 		if code != "" && !slices.Contains(out, code) {
 			out = append(out, code)

@@ -89,24 +89,28 @@ func (p *prepared) make(a *app, req *plan.Request) (err error) {
 	if p.plan, err = plan.Make(*req); err != nil || p.guest == nil || len(p.guest.Inspection.Roots) == 0 {
 		return err
 	}
-	ad := adapt.For(p.guest.Inspection, p.plan, guest.Choices{Pack: p.pack})
-	if ad.Nothing() {
+	in := p.guest.Inspection
+	ad := adapt.For(in, p.plan, guest.Choices{Pack: p.pack})
+	if ad.Nothing() && p.pack == nil {
 		return nil
 	}
-	why := adapt.Unfit(p.guest.Inspection, ad)
-	if why == "" {
+	why := adapt.Unfit(in, ad)
+	if why == "" && !ad.Nothing() {
 		if _, err := appliance.Open(""); err != nil {
 			why = "the appliance is not built (ascend appliance build)"
 		}
 	}
-	if why != "" {
+	// What a pack brings counts where it is put in, and nowhere else.
+	req.Guest = facts.Of(in)
+	switch {
+	case why != "":
 		a.note("the guest is not adapted: %s", clean(why))
-		return nil
+	case !ad.Nothing():
+		p.guest.Adaptation = ad
+		req.Guest.Mends = adapt.Mends(ad)
+		facts.Decided(req.Guest, ad)
 	}
-	p.guest.Adaptation = ad
-	req.Guest.Mends = adapt.Mends(ad)
-	facts.Decided(req.Guest, ad)
-	if p.plan, err = plan.Make(*req); err != nil {
+	if p.plan, err = plan.Make(*req); err != nil || p.guest.Adaptation == nil {
 		return err
 	}
 	for _, c := range ad.Changes {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Bounds of what is deleted at once: a hostile hive may hold keys in a circle.
+// Bounds of what is deleted at once.
 const (
 	maxDepth   = 32
 	maxDeleted = 10000
@@ -16,6 +16,9 @@ const (
 // Unset removes a value; one that is not there is no failure.
 func (k Key) Unset(nm string) error {
 	h := k.h
+	if err := h.ready(); err != nil {
+		return err
+	}
 	vs, err := k.Values()
 	if err != nil {
 		return err
@@ -54,6 +57,9 @@ func (h *Hive) freeValue(v Value) {
 // failure. On error the hive must not be used further.
 func (k Key) Delete(nm string) error {
 	h := k.h
+	if err := h.ready(); err != nil {
+		return err
+	}
 	subs, err := k.Keys()
 	if err != nil {
 		return err

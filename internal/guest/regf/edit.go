@@ -133,6 +133,9 @@ func (k Key) create(nm string) (Key, error) {
 		return Key{}, fmt.Errorf("cannot create a registry key: name of more than 255 letters")
 	}
 	h := k.h
+	if err := h.ready(); err != nil {
+		return Key{}, err
+	}
 	subs, err := k.Keys()
 	if err != nil {
 		return Key{}, err
@@ -287,6 +290,9 @@ func (k Key) Set(nm string, typ uint32, data []byte) error {
 	h := k.h
 	if len(data) > 16344 {
 		return fmt.Errorf("cannot set registry value %q: %d bytes, more than 16344", nm, len(data))
+	}
+	if err := h.ready(); err != nil {
+		return err
 	}
 	v, err := k.Value(nm)
 	if err == nil {

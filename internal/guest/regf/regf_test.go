@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -352,6 +353,62 @@ func freeBytes(h *Hive) (n int) {
 	return n
 }
 
+// TestDamaged turns bytes of a hive at random and edits it all the same: it is
+// refused, or what comes out still opens.
+func TestDamaged(t *testing.T) {
+	whole := made(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	refused := 0
+	for range 4000 {
+		b := bytes.Clone(whole)
+		for range 1 + r.IntN(6) {
+			b[base+r.IntN(len(b)-base)] = byte(r.Uint32())
+		}
+		h, err := Open(b)
+		if err == nil {
+			err = vandal(h)
+		}
+		if err != nil {
+			refused++
+			continue
+		}
+		if h, err = Open(bytes.Clone(h.Bytes())); err == nil {
+			err = h.ready()
+		}
+		if err != nil {
+			t.Fatalf("after an edit the hive is worse: %v", err)
+		}
+	}
+	if refused == 0 || refused == 4000 {
+		t.Errorf("%d refused", refused)
+	}
+}
+
+// vandal edits whatever it finds.
+func vandal(h *Hive) error {
+	k, err := h.Root().Create(`ControlSet001\Services\new`)
+	if err != nil {
+		return err
+	}
+	svc, err := h.Root().Key(`ControlSet001\Services`)
+	if err != nil {
+		return err
+	}
+	keys, err := svc.Keys()
+	if err != nil {
+		return err
+	}
+	errs := []error{k.SetString("v", SZ, "text"), k.SetDWord("w", 3), k.Set("w", Binary, make([]byte, 100)), k.Unset("v")}
+	for _, x := range keys[:min(len(keys), 4)] {
+		errs = append(errs, x.SetDWord("Start", 0), svc.Delete(x.Name()))
+		_, err := x.Values() // of a key that is gone
+		if err == nil {
+			errs = append(errs, errors.New("a deleted key has values"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // FuzzLogs has a dirty hive and any log.
 func FuzzLogs(f *testing.F) {
 	clean := made(f)
@@ -409,13 +466,13 @@ func FuzzOpen(f *testing.F) {
 			}
 		}
 		walk(h.Root(), 0)
-		if k, err := h.Root().Create(`a\b`); err == nil {
-			_ = k.SetString("v", SZ, "text")
-			_ = k.Unset("v")
+		if vandal(h) == nil {
+			if h, err = Open(bytes.Clone(h.Bytes())); err == nil {
+				err = h.ready()
+			}
+			if err != nil {
+				t.Errorf("after an edit the hive is worse: %v", err)
+			}
 		}
-		if ks, err := h.Root().Keys(); err == nil && len(ks) > 0 {
-			_ = h.Root().Delete(ks[0].Name())
-		}
-		_ = h.Bytes()
 	})
 }

@@ -13,7 +13,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: bin/ascend bin/ascend-agent ## build bin/ascend and the agent of its appliance
+build: bin/ascend bin/ascend-agent bin/ascend-firstboot-amd64.exe bin/ascend-firstboot-386.exe ## build bin/ascend, its appliance's agent and the first start of Windows
 
 # The web application, where npm is there to build it; without, a page says how.
 WEBSRC := $(shell find web -name node_modules -prune -o -name .shots -prune -o -type f -print) docs/openapi.json
@@ -41,6 +41,9 @@ bin/ascend: web FORCE
 
 bin/ascend-agent: FORCE
 	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/ascend-agent
+
+bin/ascend-firstboot-%.exe: FORCE
+	CGO_ENABLED=0 GOOS=windows GOARCH=$* $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/ascend-firstboot
 
 FORCE:
 
@@ -71,7 +74,7 @@ guests: deps build ## build the guests to test with (root; cached in /var/cache/
 	ASCEND_AGENT=$(CURDIR)/bin/ascend-agent $(GO) run ./internal/boot/guests make
 
 guests-ci: deps ## build the few guests that the tests boot
-	./build/guests debian
+	./build/guests debian win2008r2 win2012r2 win2019
 
 guests-report: guests ## guests × targets: does each come up, how far, at what cost
 	ASCEND_AGENT=$(CURDIR)/bin/ascend-agent $(GO) run ./internal/boot/guests report $(REPORTFLAGS)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"ascend/internal/boot"
 	"ascend/internal/disk"
 	"ascend/internal/guest"
+	"ascend/internal/guest/winpack"
 	"ascend/internal/plan"
 	"ascend/internal/plan/facts"
 	"ascend/internal/restore"
@@ -20,6 +22,7 @@ import (
 
 func (r *requestFlags) registerGuest(c *cobra.Command) {
 	c.Flags().StringVar(&r.guest, "guest", "auto", "auto: look at the system on the disks and change what keeps it from coming up on the target; off: send the disks as they are")
+	c.Flags().StringVar(&r.drivers, "drivers", "", "pack of Windows drivers for a guest that lacks the target's: a `folder or ISO image`, as virtio-win, Nutanix VirtIO or AWS's")
 	complete(c, "guest", "auto", "off")
 }
 
@@ -28,9 +31,15 @@ func (r *requestFlags) inspect(ctx context.Context, ch *chosen, p *prepared, req
 	switch r.guest {
 	case "", "auto":
 	case "off":
+		if r.drivers != "" {
+			return usageError{fmt.Errorf("--drivers needs --guest=auto: drivers go into the guest")}
+		}
 		return nil
 	default:
 		return usageError{fmt.Errorf("--guest is auto or off, not %q", r.guest)}
+	}
+	if err := p.openPack(r.drivers); err != nil {
+		return err
 	}
 	if req.Target.Platform == vm.Local {
 		return nil
@@ -54,6 +63,22 @@ func (r *requestFlags) inspect(ctx context.Context, ch *chosen, p *prepared, req
 		req.Guest = facts.Unread(err)
 	default:
 		p.guest, req.Guest = &restore.Guest{Inspection: in}, facts.Of(in)
+		facts.With(req.Guest, in, p.pack)
+	}
+	return nil
+}
+
+// openPack opens the operator's pack of drivers; the job finds it by its whole path.
+func (p *prepared) openPack(name string) error {
+	if name == "" {
+		return nil
+	}
+	at, err := filepath.Abs(expandHome(name))
+	if err != nil {
+		return err
+	}
+	if p.pack, err = winpack.Open(at); err != nil {
+		return withHint(err, "name a folder with INF files, or an ISO image of one")
 	}
 	return nil
 }
@@ -64,23 +89,28 @@ func (p *prepared) make(a *app, req *plan.Request) (err error) {
 	if p.plan, err = plan.Make(*req); err != nil || p.guest == nil || len(p.guest.Inspection.Roots) == 0 {
 		return err
 	}
-	ad := adapt.For(p.guest.Inspection, p.plan, guest.Choices{})
-	if ad.Nothing() {
+	in := p.guest.Inspection
+	ad := adapt.For(in, p.plan, guest.Choices{Pack: p.pack})
+	if ad.Nothing() && p.pack == nil {
 		return nil
 	}
-	why := adapt.Unfit(p.guest.Inspection, ad)
-	if why == "" {
+	why := adapt.Unfit(in, ad)
+	if why == "" && !ad.Nothing() {
 		if _, err := appliance.Open(""); err != nil {
 			why = "the appliance is not built (ascend appliance build)"
 		}
 	}
-	if why != "" {
+	// What a pack brings counts where it is put in, and nowhere else.
+	req.Guest = facts.Of(in)
+	switch {
+	case why != "":
 		a.note("the guest is not adapted: %s", clean(why))
-		return nil
+	case !ad.Nothing():
+		p.guest.Adaptation = ad
+		req.Guest.Mends = adapt.Mends(ad)
+		facts.Decided(req.Guest, ad)
 	}
-	p.guest.Adaptation = ad
-	req.Guest.Mends = adapt.Mends(ad)
-	if p.plan, err = plan.Make(*req); err != nil {
+	if p.plan, err = plan.Make(*req); err != nil || p.guest.Adaptation == nil {
 		return err
 	}
 	for _, c := range ad.Changes {

@@ -13,7 +13,7 @@ import (
 )
 
 // guestFlags are those of inspect --guest.
-type guestFlags struct{ repo, platform, firmware string }
+type guestFlags struct{ repo, platform, firmware, drivers string }
 
 func (a *app) inspectGuest(c *cobra.Command, g guestFlags, format string, args []string) error {
 	firmware := vm.Firmware(strings.ToLower(g.firmware))
@@ -65,7 +65,12 @@ func (a *app) inspectGuest(c *cobra.Command, g guestFlags, format string, args [
 		if ch.b.Machine != nil {
 			t.NICs = ch.b.Machine.NICs
 		}
-		out.Adaptation = guest.Decide(in, t, guest.Choices{})
+		p := &prepared{}
+		if err := p.openPack(g.drivers); err != nil {
+			return err
+		}
+		defer p.close()
+		out.Adaptation = guest.Decide(in, t, guest.Choices{Pack: p.pack})
 	}
 	if a.json {
 		return printJSON(c, out)

@@ -15,6 +15,7 @@ import (
 
 	"ascend/internal/backup"
 	"ascend/internal/disk"
+	"ascend/internal/guest/winpack"
 	"ascend/internal/image"
 	"ascend/internal/plan"
 	"ascend/internal/restore"
@@ -32,9 +33,10 @@ type requestFlags struct {
 	maps, groups, addresses         []string
 	source, region, mac, uuid, rate string
 	// cached lets a recent inventory of the target stand for a new one.
-	cached bool
-	guest  string // auto, off
-	app    *app
+	cached  bool
+	guest   string // auto, off
+	drivers string // pack of Windows drivers
+	app     *app
 }
 
 // register registers the flags; short is the short form of --option.
@@ -81,7 +83,7 @@ func (r *requestFlags) key(b backup.Backup, dir, to string) string {
 	h := sha256.New()
 	_ = json.NewEncoder(h).Encode([]any{dir, b.ID, to, r.name, r.memory, r.firmware, r.machine, r.format, r.path, r.cpus,
 		r.options, r.networks, r.places, r.storage, r.set, r.compress, r.powerOn,
-		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest})
+		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest, r.drivers})
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
@@ -91,11 +93,15 @@ type prepared struct {
 	images []disk.Image
 	maps   []*disk.Map
 	guest  *restore.Guest // nil: not inspected
+	pack   *winpack.Pack  // nil: none is given
 }
 
 func (p *prepared) close() {
 	for _, i := range p.images {
 		i.Close()
+	}
+	if p.pack != nil {
+		p.pack.Close()
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"ascend/internal/appliance"
+	"ascend/internal/appliance/appliancetest"
 	"ascend/internal/qemu"
 	"ascend/internal/store/storetest"
 	"ascend/internal/target/aws/awssim"
@@ -39,6 +41,11 @@ func (w whole) Run() int {
 }
 
 func TestScripts(t *testing.T) {
+	im := appliancetest.Image(t)
+	cache, err := appliance.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
@@ -52,7 +59,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"noise": noise, "exits": exits, "jsonlines": jsonLines, "json": jsonDocument, "damage": damage, "interrupt": interrupt, "copyone": copyOne, "edit": edit, "awsaccount": awsAccount,
+			"noise": noise, "exits": exits, "jsonlines": jsonLines, "json": jsonDocument, "damage": damage, "interrupt": interrupt, "copyone": copyOne, "edit": edit, "awsaccount": awsAccount, "guest": guestDisk,
+			"appliance": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ts.Setenv("ASCEND_CACHE_DIR", cache)
+				ts.Setenv("ASCEND_AGENT", im.Agent)
+			},
 		},
 	})
 }
@@ -184,6 +195,17 @@ func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("interrupted"), out.Bytes(), 0o600))
 	ts.Logf("%s", out.String())
 	ts.Setenv("EXIT", strconv.Itoa(st.ExitCode()))
+}
+
+// guestDisk NAME FILE copies a disk that "make guests-ci" built.
+func guestDisk(ts *testscript.TestScript, _ bool, args []string) {
+	dir := os.Getenv("ASCEND_GUESTS")
+	if dir == "" {
+		dir = "/var/cache/ascend-guests"
+	}
+	b, err := os.ReadFile(filepath.Join(dir, args[0]+".qcow2"))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
 }
 
 // awsAccount begins a simulated AWS account that the environment leads to.

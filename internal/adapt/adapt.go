@@ -42,6 +42,8 @@ type File struct {
 type Applied struct {
 	guest.Change
 	Files []File `json:"files,omitempty"`
+	// Registry says what became of keys and values of Windows' SYSTEM hive.
+	Registry []string `json:"registry,omitempty"`
 	// Skipped says why nothing was done although the machine comes up without it.
 	Skipped string `json:"skipped,omitempty"`
 }
@@ -49,6 +51,9 @@ type Applied struct {
 // Result is what was done to a guest. It is part of the receipt.
 type Result struct {
 	Changes []Applied `json:"changes"`
+	// Files were written, and Registry set, once for several changes.
+	Files    []File   `json:"files,omitempty"`
+	Registry []string `json:"registry,omitempty"`
 	// Trimmed counts bytes that the file systems do not use: they are not sent.
 	Trimmed int64   `json:"trimmed"`
 	Seconds float64 `json:"seconds"`
@@ -73,6 +78,9 @@ var ErrCannot = errors.New("a change of the guest that is needed cannot be carri
 // Can tells whether Apply carries a kind of change out for a system.
 func Can(in *guest.Inspection, c guest.Change) bool {
 	r := system(in, c.Root)
+	if r != nil && r.Windows != nil {
+		return doesWindows[c.Kind] != nil
+	}
 	if r == nil || r.Linux == nil {
 		return false
 	}
@@ -88,12 +96,17 @@ func Apply(ctx context.Context, disks []disk.Disk, in *guest.Inspection, a *gues
 			return nil, &Failure{Err: fmt.Errorf("%s %s: %w", c.Kind, c.Subject, ErrCannot)}
 		}
 	}
+	packs, err := openPacks(a)
+	defer packs.close()
+	if err != nil {
+		return nil, &Failure{Err: err}
+	}
 	s, err := appliance.Start(ctx, appliance.Options{Image: o.Image, Disks: disks, Accel: o.Accel})
 	if err != nil {
 		return nil, &Failure{Err: err}
 	}
 	defer s.Close()
-	w := &work{Session: s, in: in, res: &Result{Changes: []Applied{}}}
+	w := &work{Session: s, in: in, res: &Result{Changes: []Applied{}}, packs: packs}
 	err = w.all(ctx, a)
 	if err == nil {
 		err = s.Finish(ctx)
@@ -109,9 +122,11 @@ func Apply(ctx context.Context, disks []disk.Disk, in *guest.Inspection, a *gues
 // work is one session.
 type work struct {
 	*appliance.Session
-	in  *guest.Inspection
-	res *Result
-	now *Applied // the change under way
+	in    *guest.Inspection
+	res   *Result
+	now   *Applied // the change under way
+	win   *windows // the Windows under way; nil: another system
+	packs packs
 }
 
 // Roots of the session: the system's tree, and its EFI partition.
@@ -162,15 +177,24 @@ func (w *work) all(ctx context.Context, a *guest.Adaptation) error {
 		if err != nil {
 			return err
 		}
+		carry := does
+		if w.win = nil; r.Windows != nil {
+			w.win, carry = newWindows(r), doesWindows
+		}
 		for _, c := range a.Changes {
 			if !of(c) {
 				continue
 			}
 			w.now = &Applied{Change: c}
-			if err := does[c.Kind](w, ctx, r, c); err != nil {
+			if err := carry[c.Kind](w, ctx, r, c); err != nil {
 				return fmt.Errorf("%s %s: %w", c.Kind, c.Subject, err)
 			}
 			w.res.Changes = append(w.res.Changes, *w.now)
+		}
+		if w.win != nil {
+			if err := w.settle(ctx); err != nil {
+				return err
+			}
 		}
 		if err := w.leave(ctx, at); err != nil {
 			return err
@@ -186,6 +210,9 @@ func (w *work) mount(ctx context.Context, r *guest.Root) ([]string, error) {
 		return nil, fmt.Errorf("cannot mount %s: %w", r.Volume, err)
 	}
 	at := []string{"/"}
+	if r.Linux == nil {
+		return at, nil
+	}
 	mounts := slices.Clone(r.Linux.Mounts)
 	slices.SortStableFunc(mounts, func(a, b guest.Mount) int { return len(a.Path) - len(b.Path) })
 	for _, m := range mounts {
@@ -271,13 +298,17 @@ func (w *work) write(ctx context.Context, root, name string, data []byte, mode u
 	if err != nil {
 		return err
 	}
+	var file, folder map[string][]byte
+	if root == sys && w.win != nil {
+		file, folder = fileProtection, folderProtection
+	}
 	if was < 0 {
-		if err := w.Do(ctx, proto.Call{Mkdir: &proto.Mkdir{Root: root, Path: proto.Name(path.Dir(name))}}, nil); err != nil {
+		if err := w.Do(ctx, proto.Call{Mkdir: &proto.Mkdir{Root: root, Path: proto.Name(path.Dir(name)), XAttrs: folder}}, nil); err != nil {
 			return fmt.Errorf("cannot make %s: %w", path.Dir(name), err)
 		}
 	}
 	err = w.Send(ctx, func(port int) proto.Call {
-		return proto.Call{Write: &proto.Write{Root: root, Path: proto.Name(name), Port: &port, Mode: mode}}
+		return proto.Call{Write: &proto.Write{Root: root, Path: proto.Name(name), Port: &port, Mode: mode, XAttrs: file}}
 	}, bytes.NewReader(data), nil)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)

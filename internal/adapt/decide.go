@@ -6,7 +6,6 @@ import (
 
 	"ascend/internal/guest"
 	"ascend/internal/plan"
-	"ascend/internal/vm"
 )
 
 // For decides for the machine that a plan has made.
@@ -28,6 +27,7 @@ func Mends(a *guest.Adaptation) []string {
 		code := map[guest.ChangeKind]string{
 			guest.AppendInitramfs: "boot-driver-missing", guest.DeviceToUUID: "fstab-devices", guest.RemoveLVMDevices: "lvm-devices",
 			guest.AddFallbackLoader: "efi-fallback", guest.DisableAgent: "foreign-agents",
+			guest.BootStartService: "boot-driver-missing", guest.InstallDriver: "boot-driver-missing", guest.SetDHCP: "static-ip",
 		}[c.Kind]
 		if code != "" && !slices.Contains(out, code) {
 			out = append(out, code)
@@ -45,11 +45,8 @@ func Unfit(in *guest.Inspection, a *guest.Adaptation) string {
 	}
 	for _, c := range a.Changes {
 		if !Can(in, c) {
-			if r := system(in, c.Root); r != nil && r.OS.Family == vm.Windows {
-				return "Windows guests are inspected and not changed"
-			}
 			return fmt.Sprintf("%s of %s is not carried out", c.Kind, c.Subject)
 		}
 	}
-	return ""
+	return unfitWindows(in, a)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"ascend/internal/guest/winpack"
 	"ascend/internal/vm"
 )
 
@@ -22,11 +23,11 @@ type Target struct {
 
 // Choices are the user's.
 type Choices struct {
-	DHCP       bool     // replace static addresses
-	Hostname   string   // "" keeps it
-	DriverPack []string // Windows drivers that the operator's folder holds, by service name
-	LUKSKey    bool     // a key of the encrypted volumes is at hand
-	Agents     bool     // leave the source platform's agents enabled
+	DHCP     bool          // replace static addresses
+	Hostname string        // "" keeps it
+	Pack     *winpack.Pack // the operator's drivers for Windows; nil: none
+	LUKSKey  bool          // a key of the encrypted volumes is at hand
+	Agents   bool          // leave the source platform's agents enabled
 }
 
 // ChangeKind names a change.
@@ -59,6 +60,7 @@ type Change struct {
 	Reason  string            `json:"reason"`
 	Detail  []string          `json:"detail,omitempty"` // modules, values
 	Args    map[string]string `json:"args,omitempty"`
+	Driver  *winpack.Driver   `json:"driver,omitempty"` // of a pack, with its files' digests
 }
 
 // Severity of a finding, as plans have it.

@@ -7,6 +7,8 @@ import (
 
 	"ascend/internal/guest/part"
 	"ascend/internal/guest/vfs"
+	"ascend/internal/guest/winpack"
+	"ascend/internal/guest/winpack/winpacktest"
 	"ascend/internal/vm"
 )
 
@@ -28,12 +30,38 @@ func lin(drivers map[string]Where, edit func(*Inspection)) *Inspection {
 func win(major, minor int, services map[string]Service, edit func(*Inspection)) *Inspection {
 	in := &Inspection{
 		BootDisk: 0, Firmware: vm.BIOS, BIOSBoots: true, Disks: []DiskLayout{{Table: part.Table{Scheme: "mbr"}}},
-		Roots: []Root{{Volume: "w", Windows: &Windows{Major: major, Minor: minor, Services: services, ControlSet: "ControlSet001"}}},
+		Roots: []Root{{Volume: "w", OS: vm.GuestOS{Distribution: "windows-server"}, Windows: &Windows{Major: major, Minor: minor, Build: map[int]string{1: "7601", 3: "9600"}[minor], Services: services, SystemHive: "/S", ControlSet: "ControlSet001"}}},
+	}
+	if major == 10 {
+		in.Roots[0].Windows.Build = "20348"
 	}
 	if edit != nil {
 		edit(in)
 	}
 	return in
+}
+
+// virtio is an operator's pack in virtio-win's layout.
+func virtio(t *testing.T) *winpack.Pack {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{"viostor", "vioscsi", "netkvm", "balloon"} {
+		winpacktest.Driver(t, dir, d+"/2k19/amd64", d, "NTamd64.10.0", "1/1/2024,100.0.0.0")
+	}
+	winpacktest.Driver(t, dir, "viostor/2k8R2/amd64", "viostor", "NTamd64.6.1", "1/1/2020,80.0.0.0")
+	p, err := winpack.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// static has an interface with an address.
+func static(mac string) func(*Inspection) {
+	return func(i *Inspection) {
+		i.Roots[0].Interfaces = append(i.Roots[0].Interfaces, Interface{Name: "{1}", MAC: mac, Addresses: []string{"192.0.2.1/24"}})
+	}
 }
 
 func drivers(w Where, ms ...string) map[string]Where {
@@ -98,7 +126,29 @@ func TestDecide(t *testing.T) {
 		{"windows 2022 on Hyper-V", win(10, 0, inbox, nil), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start"},
 		{"windows 2022 on VMware boots by AHCI", win(10, 0, inbox, nil), vm.VMware, "", Choices{}, Boots, "sata guest-nic-driver hardware-controller"},
 		{"windows on virtio without a pack", win(10, 0, inbox, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{}, BootsNot, "virtio-blk guest-driver-missing guest-nic-driver"},
-		{"windows on virtio with a pack", win(10, 0, inbox, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{DriverPack: []string{"viostor", "NetKVM"}}, BootsAdapted, "virtio-blk driver-install first-boot"},
+		{"windows on virtio with a pack", win(10, 0, inbox, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{Pack: virtio(t)}, BootsAdapted, "virtio-blk driver-install first-boot"},
+		{"windows 2022 on virtio-scsi, incomplete pack", win(10, 0, inbox, nil), vm.Nutanix, vm.BusVirtioSCSI, Choices{Pack: virtio(t)}, BootsAdapted, "virtio-scsi driver-install first-boot"},
+		{"windows 2008 R2 on virtio", win(6, 1, map[string]Service{}, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{Pack: virtio(t)}, BootsAdapted, "virtio-blk driver-install guest-nic-driver"},
+		{"windows 2012 R2 finds nothing in the pack", win(6, 3, map[string]Service{}, nil), vm.CloudStack, vm.BusVirtioBlk, Choices{Pack: virtio(t)}, BootsNot, "virtio-blk guest-driver-missing guest-nic-driver"},
+		{"windows 2008 R2 by AHCI", win(6, 1, map[string]Service{"msahci": {Start: 3, File: true}}, nil), vm.VMware, vm.BusSATA, Choices{}, BootsAdapted, "sata service-boot-start guest-nic-driver"},
+		{"an override alone", win(10, 0, map[string]Service{"storahci": {Start: 0, Override: map[string]int{"0": 3}, File: true}}, nil), vm.VMware, vm.BusSATA, Choices{}, BootsAdapted, "sata service-boot-start guest-nic-driver"},
+		{"further disks", win(10, 0, inbox, func(i *Inspection) { i.Disks = append(i.Disks, DiskLayout{}) }), vm.VMware, vm.BusSATA, Choices{}, Boots, "sata registry-set first-boot guest-nic-driver"},
+		{"further disks, online already", win(10, 0, inbox, func(i *Inspection) {
+			one := 1
+			i.Disks, i.Roots[0].Windows.SANPolicy = append(i.Disks, DiskLayout{}), &one
+		}), vm.VMware, vm.BusSATA, Choices{}, Boots, "sata guest-nic-driver"},
+		{"tools of VMware", win(10, 0, map[string]Service{"storvsc": {Start: 0, File: true}, "vmbus": {Start: 0, File: true}, "vmtools": {Start: 2}, "pvscsi": {Start: 0, File: true}}, func(i *Inspection) {
+			i.Roots[0].Agents = []Agent{{Name: "vmware-tools", Platform: vm.VMware}}
+		}), vm.HyperV, "", Choices{}, Boots, "vmbus-scsi agent-disable"},
+		{"tools of VMware, disabled already", win(10, 0, map[string]Service{"storvsc": {Start: 0, File: true}, "vmbus": {Start: 0, File: true}, "vmtools": {Start: 4}}, func(i *Inspection) {
+			i.Roots[0].Agents = []Agent{{Name: "vmware-tools", Platform: vm.VMware}}
+		}), vm.HyperV, "", Choices{}, Boots, "vmbus-scsi"},
+		{"windows with a static address in the cloud", win(10, 0, inbox, static("")), vm.Azure, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start nic-dhcp"},
+		{"windows with a static address and no adapter", win(10, 0, inbox, static("")), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-static-address"},
+		{"unreadable registry", win(10, 0, map[string]Service{}, func(i *Inspection) { i.Gaps = []Gap{{Code: "registry", Where: "w/S", Reason: "damaged"}} }), vm.HyperV, "", Choices{}, BootsNot, "vmbus-scsi guest-registry guest-driver-missing"},
+		{"full volume", win(10, 0, inbox, func(i *Inspection) {
+			i.Volumes = []Volume{{ID: "w", Super: &vfs.Super{Type: "ntfs", Free: 1 << 20}}}
+		}), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-no-space"},
 		{"hibernated", win(10, 0, inbox, func(i *Inspection) { i.Roots[0].Windows.Hibernated = true }), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-hibernated"},
 		{"windows on GPT by BIOS", win(10, 0, inbox, func(i *Inspection) { i.Disks[0].Scheme = "gpt" }), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-windows-gpt-bios"},
 	} {
@@ -124,4 +174,52 @@ func TestDecide(t *testing.T) {
 
 func super(free, inodes int64) *vfs.Super {
 	return &vfs.Super{Type: "ext4", Free: free, FreeInodes: inodes}
+}
+
+// TestWindowsAddresses: static addresses follow the adapter's MAC address, and are
+// set on no adapter that is not certainly theirs.
+func TestWindowsAddresses(t *testing.T) {
+	one, two := vm.NIC{MAC: "52:54:00:00:00:01"}, vm.NIC{MAC: "52:54:00:00:00:02"}
+	both := func(i *Inspection) { static("52:54:00:00:00:02")(i); static("")(i) }
+	for _, c := range []struct {
+		name   string
+		edit   func(*Inspection)
+		nics   []vm.NIC
+		want   string // MAC addresses of the changes
+		unsure int
+	}{
+		{"kept MAC", static("52:54:00:00:00:02"), []vm.NIC{one, two}, "[52:54:00:00:00:02]", 0},
+		{"one adapter with a new MAC", static("52:54:00:00:00:02"), []vm.NIC{{}}, "[]", 0},
+		{"two adapters with new MACs", static("52:54:00:00:00:02"), []vm.NIC{{}, {}}, "", 1},
+		{"one known, one not", both, []vm.NIC{one, two}, "[52:54:00:00:00:02]", 1},
+		{"two addresses for one adapter", func(i *Inspection) { static("")(i); static("")(i) }, []vm.NIC{one}, "[]", 1},
+	} {
+		a := Decide(win(10, 0, map[string]Service{}, c.edit), Target{Platform: vm.HyperV, NICs: c.nics}, Choices{})
+		got, unsure := "", 0
+		for _, x := range a.Changes {
+			if x.Kind == FirstBoot {
+				got += "[" + x.Args["mac"] + "]"
+			}
+		}
+		for _, f := range a.Findings {
+			if f.Code == "guest-static-address" {
+				unsure++
+			}
+		}
+		if got != c.want || unsure != c.unsure {
+			t.Errorf("%s: %s, %d not set", c.name, got, unsure)
+		}
+	}
+}
+
+func TestSerialMAC(t *testing.T) {
+	for device, want := range map[string]string{
+		`PCI\VEN_15AD&DEV_07B0&SUBSYS_07B015AD&REV_01\FF565000B37984FE00`: "00:50:56:84:79:b3",
+		`PCI\VEN_15AD&DEV_07B0&SUBSYS_07B015AD&REV_01\4&2B7C36E&0&00A8`:   "",
+		`FF565000B37984FE00`: "00:50:56:84:79:b3", `x\00565000B37984FE00`: "", "": "",
+	} {
+		if got := serialMAC(device); got != want {
+			t.Errorf("%s: %q", device, got)
+		}
+	}
 }

@@ -174,7 +174,8 @@ type Windows struct {
 	DirtyHives    []string           `json:"dirty_hives,omitempty"` // hives whose logs must be replayed
 	PendingReboot bool               `json:"pending_reboot,omitempty"`
 	VMwareTools   bool               `json:"vmware_tools,omitempty"`
-	UTCClock      bool               `json:"utc_clock,omitempty"` // RealTimeIsUniversal
+	UTCClock      bool               `json:"utc_clock,omitempty"`  // RealTimeIsUniversal
+	SANPolicy     *int               `json:"san_policy,omitempty"` // partmgr's: 1 brings every disk online
 	SystemHive    string             `json:"system_hive"`
 	ControlSet    string             `json:"control_set"`
 }

@@ -25,7 +25,17 @@ var (
 	// otherModules are looked up too, for reports and later moves.
 	otherModules = []string{"virtio_console", "virtio_balloon", "vmw_balloon", "hv_utils", "mlx5_core", "mana", "ixgbevf", "xen_netfront", "udf", "vfat", "nvme_core"}
 	// otherServices of Windows matter although they drive no disk or adapter.
-	otherServices = []string{"storflt", "partmgr", "pvscsi", "VMTools", "vmci", "vmhgfs", "vmicheartbeat", "QEMU-GA", "WindowsAzureGuestAgent", "RdAgent", "AmazonSSMAgent", "rhelscsi", "prl_strg"}
+	otherServices = []string{"msahci", "storflt", "partmgr", "pvscsi", "vmicheartbeat", "rhelscsi", "prl_strg", "vioser", "balloon"}
+	// agentServices are those of each agent of Windows: what is switched off when the
+	// machine leaves its platform. No driver of disks or networks is among them.
+	agentServices = map[string][]string{
+		"vmware-tools":        {"VMTools", "VGAuthService", "vm3dservice", "vmvss", "VMwareCAFCommAmqpListener", "VMwareCAFManagementAgentHost", "VMMemCtl", "vmhgfs", "vmci"},
+		"qemu-guest-agent":    {"QEMU-GA", "QEMU Guest Agent VSS Provider"},
+		"azure-vm-agent":      {"WindowsAzureGuestAgent", "RdAgent", "WindowsAzureTelemetryService"},
+		"amazon-ssm-agent":    {"AmazonSSMAgent"},
+		"ec2launch":           {"Amazon EC2Launch"},
+		"nutanix-guest-tools": {"Nutanix Guest Agent", "Nutanix Self Service Restore Gateway", "Nutanix VSS Hardware Provider"},
+	}
 )
 
 // fits tells which controllers and adapters a platform offers, preferred first.

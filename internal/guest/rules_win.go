@@ -3,8 +3,10 @@ package guest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
+	"ascend/internal/guest/winpack"
 	"ascend/internal/vm"
 )
 
@@ -19,6 +21,11 @@ func (a *Adaptation) windows(in *Inspection, r *Root, t Target, o Choices, boots
 	if len(w.DirtyHives) > 0 {
 		a.find(Information, "guest-dirty-hive", "", "registry hives whose logs must be replayed: %s", strings.Join(w.DirtyHives, ", "))
 	}
+	for _, g := range in.Gaps {
+		if g.Code == "registry" && g.Where == r.Volume+w.SystemHive {
+			a.find(Critical, "guest-registry", "shut the source down and back up again", "the registry of Windows cannot be read, nor changed: %s", g.Reason)
+		}
+	}
 	if w.PendingReboot {
 		a.find(Warning, "guest-pending-reboot", "restart the source and back up again, if you can", "updates wait for a restart and will be installed at the first start")
 	}
@@ -32,61 +39,173 @@ func (a *Adaptation) windows(in *Inspection, r *Root, t Target, o Choices, boots
 		a.find(Critical, "guest-windows-gpt-bios", "choose UEFI", "Windows does not start from GPT by BIOS")
 	}
 	if boots {
-		a.windowsBoot(r, t, o)
+		d := winDrivers{w: w}
+		d.pack(r, o)
+		a.windowsBoot(r, t, &d)
+		a.windowsNIC(r, t, &d)
 	}
 	if t.Firmware == vm.UEFI && in.ESP != nil && !in.ESP.Fallback {
 		a.change(Change{Kind: AddFallbackLoader, Root: r.Volume, Subject: "/EFI/BOOT", Reason: "the firmware's boot entries do not travel; only the fallback path is found", Detail: in.ESP.Loaders})
 	}
-	if cur, ok := w.Services["partmgr"]; ok && cur.Start >= 0 && len(in.Disks) > 1 {
-		a.change(Change{Kind: SetRegistry, Root: r.Volume, Subject: `SYSTEM\Services\partmgr\Parameters\SanPolicy`, Reason: "so that further disks come online", Args: map[string]string{"type": "dword", "value": "1"}})
+	if len(in.Disks) > 1 && w.ControlSet != "" {
+		if w.SANPolicy == nil || *w.SANPolicy != onlineAll {
+			a.change(Change{Kind: SetRegistry, Root: r.Volume, Subject: `Services\partmgr\Parameters\SanPolicy`, Reason: "so that further disks come online", Args: map[string]string{"control_set": w.ControlSet, "type": "dword", "value": strconv.Itoa(onlineAll)}})
+			a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: "disks", Reason: "disks that Windows has taken offline before are brought online", Args: map[string]string{"disks": strconv.Itoa(len(in.Disks))}})
+		}
 	}
 	if !o.Agents {
 		for _, g := range sourceAgents(r, t.Platform) {
-			a.change(Change{Kind: DisableAgent, Root: r.Volume, Subject: g.Name, Reason: "it belongs to the platform the machine leaves; storage drivers stay"})
+			a.windowsAgent(r, g)
 		}
 	}
+	a.windowsAddresses(r, t, o)
+	a.windowsRoom(in, r)
+}
+
+// onlineAll is the SAN policy that brings every disk online (Virtual Disk Service,
+// VDS_SAN_POLICY).
+const onlineAll = 1
+
+// startDisabled is a service that is not started.
+const startDisabled = 4
+
+func (a *Adaptation) windowsAgent(r *Root, g Agent) {
+	var names []string
+	for _, s := range agentServices[g.Name] {
+		if v, ok := r.Windows.Services[strings.ToLower(s)]; ok && v.Start >= 0 && v.Start < startDisabled {
+			names = append(names, s)
+		}
+	}
+	if len(names) > 0 {
+		a.change(Change{Kind: DisableAgent, Root: r.Volume, Subject: g.Name, Detail: names, Reason: "it belongs to the platform the machine leaves; storage drivers stay", Args: map[string]string{"control_set": r.Windows.ControlSet}})
+	}
+}
+
+func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 	for _, i := range r.Interfaces {
 		if !i.static() {
 			continue
 		}
 		if o.DHCP || t.Platform == vm.AWS || t.Platform == vm.Azure {
-			a.change(Change{Kind: SetDHCP, Root: r.Volume, Subject: i.Name, Detail: i.Addresses, Reason: "the platform assigns addresses by DHCP, or as asked"})
+			a.change(Change{Kind: SetDHCP, Root: r.Volume, Subject: i.Name, Detail: i.Addresses, Reason: "the platform assigns addresses by DHCP, or as asked", Args: map[string]string{"control_set": r.Windows.ControlSet}})
 			continue
 		}
-		a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: "static address", Detail: i.Addresses, Reason: "Windows ties addresses to the old adapter; they are set again at the first start", Args: map[string]string{"gateway": strings.Join(i.Gateways, " "), "dns": strings.Join(i.DNS, " ")}})
+		args := map[string]string{"gateway": strings.Join(i.Gateways, " "), "dns": strings.Join(i.DNS, " ")}
+		at := slices.IndexFunc(t.NICs, func(n vm.NIC) bool { return i.MAC != "" && strings.EqualFold(n.MAC, i.MAC) })
+		switch {
+		case at >= 0:
+			args["mac"] = strings.ToLower(t.NICs[at].MAC)
+		case len(t.NICs) == 1: // whatever its address: there is no other
+			args["mac"] = ""
+		default:
+			a.find(Warning, StaticAddress, "keep the adapters' MAC addresses, or set the address by hand after the first start", "which adapter of the target is to have the static address %s cannot be told", strings.Join(i.Addresses, " "))
+			continue
+		}
+		if args["mac"] == "" && slices.ContainsFunc(a.Changes, func(c Change) bool { return c.Kind == FirstBoot && c.Subject == staticAddress }) {
+			a.find(Warning, StaticAddress, "set the address by hand after the first start", "Windows has several adapters with static addresses and the target has one: %s is not set", strings.Join(i.Addresses, " "))
+			continue
+		}
+		a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: staticAddress, Detail: i.Addresses, Reason: "Windows ties addresses to the old adapter; they are set again at the first start", Args: args})
 	}
 }
 
-func (a *Adaptation) windowsBoot(r *Root, t Target, o Choices) {
-	w := r.Windows
-	have := func(s string) bool {
-		v, ok := w.Services[strings.ToLower(s)]
-		return ok && v.Start >= 0 && v.File
-	}
-	pack := func(s string) bool {
-		return slices.ContainsFunc(o.DriverPack, func(p string) bool { return strings.EqualFold(p, s) })
-	}
-	ready := func(s string) bool {
-		v := w.Services[strings.ToLower(s)]
-		return v.Start == 0 && len(v.Override) == 0
-	}
-	cost := func(services []string) int {
-		n := 0
-		for _, s := range services {
-			switch {
-			case have(s) && ready(s):
-			case have(s):
-				n++
-			case pack(s):
-				n += 10
-			default:
-				n += 1000
-			}
+const staticAddress = "static address"
+
+// StaticAddress is the finding of a static address that is not carried over.
+const StaticAddress = "guest-static-address"
+
+// windowsRoom adds up what will be written.
+func (a *Adaptation) windowsRoom(in *Inspection, r *Root) {
+	const program, hive = 8 << 20, 1 << 20
+	need := int64(0)
+	for _, c := range a.Changes {
+		if c.Root != r.Volume || c.Kind == AddFallbackLoader {
+			continue
 		}
-		return n
+		if need == 0 {
+			need = hive + program
+		}
+		if c.Driver != nil {
+			need += 2 * c.Driver.Size() // in the drivers' folder, and the store that Windows copies it to
+		}
 	}
+	if v := in.find(r.Volume); v != nil && v.Super != nil && v.Super.Free >= 0 && v.Super.Free < need {
+		a.find(Critical, "guest-no-space", "free space on the source and back up again", "%s has %s free, and the changes need %s", r.Volume, vm.FormatSize(v.Super.Free), vm.FormatSize(need))
+	}
+}
+
+// winDrivers are those that Windows has and those that a pack brings.
+type winDrivers struct {
+	w    *Windows
+	from map[string]*winpack.Driver // by service, in small letters
+	why  map[string]string
+}
+
+func (d *winDrivers) pack(r *Root, o Choices) {
+	d.from = map[string]*winpack.Driver{}
+	if o.Pack == nil {
+		return
+	}
+	list, why := o.Pack.For(SystemOf(r))
+	for _, x := range list {
+		d.from[strings.ToLower(x.Service)] = x
+	}
+	d.why = why
+}
+
+// SystemOf is a Windows system as drivers are chosen for it.
+func SystemOf(r *Root) winpack.System {
+	build, _ := strconv.Atoi(r.Windows.Build) // 0 takes the first release's
+	return winpack.System{Major: r.Windows.Major, Minor: r.Windows.Minor, Build: build, Server: r.OS.Distribution == "windows-server", Arch: r.OS.Arch}
+}
+
+func (d *winDrivers) have(s string) bool {
+	v, ok := d.w.Services[strings.ToLower(s)]
+	return ok && v.Start >= 0 && v.File
+}
+
+func (d *winDrivers) ready(s string) bool {
+	v := d.w.Services[strings.ToLower(s)]
+	return d.have(s) && v.Start == 0 && len(v.Override) == 0
+}
+
+func (d *winDrivers) cost(services []string) int {
+	n := 0
+	for _, s := range services {
+		switch {
+		case d.ready(s):
+		case d.have(s):
+			n = max(n, 1) // start types are changed at one go
+		case d.from[strings.ToLower(s)] != nil:
+			n += 10
+		default:
+			n += 1000
+		}
+	}
+	return n
+}
+
+// old tells Windows before 8: another AHCI driver, and boot devices are looked up in
+// the CriticalDeviceDatabase.
+func (w *Windows) old() bool { return w.Major == 6 && w.Minor < 2 }
+
+// storage is the drivers of each controller for a Windows.
+func (w *Windows) storage() map[vm.Bus][]string {
+	if !w.old() {
+		return windowsStorage
+	}
+	m := map[vm.Bus][]string{}
+	for b, l := range windowsStorage {
+		m[b] = l
+	}
+	m[vm.BusSATA] = []string{"msahci"}
+	return m
+}
+
+func (a *Adaptation) windowsBoot(r *Root, t Target, d *winDrivers) {
+	w := r.Windows
 	if a.Controller == "" {
-		if best, ok := choose(platformBuses[t.Platform], windowsStorage, cost); ok {
+		if best, ok := choose(platformBuses[t.Platform], w.storage(), d.cost); ok {
 			a.Controller = best
 			if want := platformBuses[t.Platform][0]; best != want {
 				a.find(Information, "hardware-controller", "", "%s is chosen instead of %s: Windows has its driver", best, want)
@@ -94,52 +213,85 @@ func (a *Adaptation) windowsBoot(r *Root, t Target, o Choices) {
 		}
 	}
 	a.defaults(t)
-	need := windowsStorage[a.Controller]
+	need := slices.Clone(w.storage()[a.Controller])
+	var helps []string // where they are there
 	if t.Platform == vm.HyperV || t.Platform == vm.Azure && a.Controller == vm.BusVMBusSCSI {
-		need = append(slices.Clone(need), "storflt")
-		if t.Firmware == vm.BIOS {
-			need = append(need, "intelide", "atapi")
+		if helps = append(helps, "storflt"); t.Firmware == vm.BIOS {
+			helps = append(helps, "intelide", "atapi")
 		}
 	}
 	a.Boot.Verdict = Boots
 	a.Boot.Reason = fmt.Sprintf("the drivers of %s start at boot", a.Controller)
-	for _, s := range need {
+	for _, s := range append(need, helps...) {
+		from := d.from[strings.ToLower(s)]
 		switch {
-		case have(s) && ready(s):
-		case have(s):
+		case d.ready(s):
+		case d.have(s):
 			v := w.Services[strings.ToLower(s)]
-			a.change(Change{Kind: BootStartService, Root: r.Volume, Subject: s, Reason: fmt.Sprintf("%s needs it at boot; it starts as %d", a.Controller, v.Start), Args: map[string]string{"control_set": w.ControlSet}})
+			why := fmt.Sprintf("%s needs it at boot; it starts as %d", a.Controller, v.Start)
+			if v.Start == 0 {
+				why = fmt.Sprintf("%s needs it at boot, and an override holds it back", a.Controller)
+			}
+			a.change(Change{Kind: BootStartService, Root: r.Volume, Subject: s, Reason: why, Args: map[string]string{"control_set": w.ControlSet}})
 			if a.Boot.Verdict == Boots {
 				a.Boot.Verdict, a.Boot.Reason = BootsAdapted, s+" is made to start at boot"
 			}
-		case pack(s):
-			db := "DriverDatabase"
-			if w.Major == 6 && w.Minor < 2 {
-				db = "CriticalDeviceDatabase"
-			}
-			a.change(Change{Kind: InstallDriver, Root: r.Volume, Subject: s, Reason: string(a.Controller) + " needs it at boot", Args: map[string]string{"database": db}})
+		case slices.Contains(helps, s):
+		case from != nil:
+			a.change(Change{Kind: InstallDriver, Root: r.Volume, Subject: s, Reason: string(a.Controller) + " needs it at boot", Driver: from, Args: map[string]string{"control_set": w.ControlSet, "database": w.database()}})
 			if a.Boot.Verdict == Boots {
 				a.Boot.Verdict, a.Boot.Reason = BootsAdapted, s+" is installed from the driver pack"
 			}
-		case s == "storflt" || s == "intelide" || s == "atapi": // helps where it is there
 		default:
 			a.Boot.Verdict, a.Boot.Reason = BootsNot, "Windows has no driver "+s
-			a.find(Critical, "guest-driver-missing", "put a driver pack that holds it into the driver folder", "Windows has no driver %s, which %s needs", s, a.Controller)
+			a.find(Critical, "guest-driver-missing", "give a driver pack that has it with --drivers", "Windows has no driver %s, which %s needs%s", s, a.Controller, d.because(s))
 		}
 	}
+}
+
+// database is where Windows looks for the drivers of devices at boot.
+func (w *Windows) database() string {
+	if w.old() {
+		return "CriticalDeviceDatabase"
+	}
+	return "DriverDatabase"
+}
+
+// because is why a pack's driver is not used.
+func (d *winDrivers) because(s string) string {
+	if why := d.why[strings.ToLower(s)]; why != "" {
+		return " (in the pack, but not whole: " + why + ")"
+	}
+	return ""
+}
+
+// windowsNIC has the adapter's driver, and what else the platform's pack brings,
+// installed at the first start.
+func (a *Adaptation) windowsNIC(r *Root, t Target, d *winDrivers) {
+	stage := func(s, why string) bool {
+		from := d.from[strings.ToLower(s)]
+		if from == nil || d.have(s) {
+			return false
+		}
+		a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: "driver " + from.Service, Driver: from, Reason: why})
+		return true
+	}
+	if t.Platform == vm.CloudStack || t.Platform == vm.Nutanix {
+		for _, s := range []string{"vioser", "balloon"} {
+			stage(s, "the platform's agent and memory balloon use it")
+		}
+	}
+	var missing string
 	for _, s := range windowsNIC[a.NIC] {
-		if have(s) || a.NIC == vm.NetVSC {
+		if d.have(s) || a.NIC == vm.NetVSC || stage(s, "the network adapter "+string(a.NIC)+" needs it") {
 			return
 		}
-		if pack(s) {
-			a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: "driver " + s, Reason: "the network adapter " + string(a.NIC) + " needs it"})
-			return
-		}
+		missing = s
 	}
 	switch a.NIC {
 	case vm.ENA:
-		a.find(Critical, "guest-nic-driver", "put the AWS ENA driver into the driver folder", "Windows has no driver for ENA and would not be reachable")
+		a.find(Critical, "guest-nic-driver", "give the AWS ENA driver with --drivers", "Windows has no driver for ENA and would not be reachable%s", d.because(missing))
 	case vm.VirtioNet, vm.VMXNET3:
-		a.find(Warning, "guest-nic-driver", "put a driver pack into the driver folder, or choose e1000", "Windows has no driver for the network adapter %s", a.NIC)
+		a.find(Warning, "guest-nic-driver", "give a driver pack with --drivers, or choose e1000", "Windows has no driver for the network adapter %s%s", a.NIC, d.because(missing))
 	}
 }

@@ -1,8 +1,12 @@
 package guest
 
 import (
+	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 
 	"ascend/internal/guest/regf"
@@ -142,14 +146,23 @@ func system(t *vfs.Tree, h *regf.Hive, w *Windows, r *Root) {
 	}
 	if k, err := cs.Key(`Services\Tcpip\Parameters`); err == nil {
 		r.Hostname, _ = k.String("Hostname")
-		addresses(k, r)
+		addresses(k, adapters(cs), r)
 	}
-	names := otherServices
+	if k, err := cs.Key(`Services\partmgr\Parameters`); err == nil {
+		if v, ok := k.DWord("SanPolicy"); ok {
+			n := int(min(v, 4))
+			w.SANPolicy = &n
+		}
+	}
+	names := slices.Clone(otherServices)
+	for _, l := range agentServices {
+		names = append(names, l...)
+	}
 	for _, l := range windowsStorage {
-		names = append(names[:len(names):len(names)], l...)
+		names = append(names, l...)
 	}
 	for _, l := range windowsNIC {
-		names = append(names[:len(names):len(names)], l...)
+		names = append(names, l...)
 	}
 	svc, err := cs.Key("Services")
 	if err != nil {
@@ -180,14 +193,14 @@ func system(t *vfs.Tree, h *regf.Hive, w *Windows, r *Root) {
 }
 
 // addresses reads the static addresses of Tcpip\Parameters\Interfaces.
-func addresses(k regf.Key, r *Root) {
+func addresses(k regf.Key, macs map[string]string, r *Root) {
 	is, err := k.Key("Interfaces")
 	if err != nil {
 		return
 	}
 	keys, _ := is.Keys()
 	for _, n := range keys[:min(len(keys), maxInterfaces)] {
-		i := Interface{Name: n.Name(), Source: `Tcpip\Parameters\Interfaces`}
+		i := Interface{Name: n.Name(), MAC: macs[strings.ToLower(n.Name())], Source: `Tcpip\Parameters\Interfaces`}
 		d, _ := n.DWord("EnableDHCP")
 		i.DHCP = d == 1
 		masks := n.Strings("SubnetMask")
@@ -200,11 +213,61 @@ func addresses(k regf.Key, r *Root) {
 				i.Addresses = append(i.Addresses, cidr(a, m))
 			}
 		}
-		i.Gateways = n.Strings("DefaultGateway")
+		i.Gateways = slices.DeleteFunc(n.Strings("DefaultGateway"), func(g string) bool { return g == "0.0.0.0" })
 		dns, _ := n.String("NameServer")
 		i.DNS = strings.FieldsFunc(dns, func(c rune) bool { return c == ',' || c == ' ' })
 		if i.static() || i.DHCP {
 			r.Interfaces = append(r.Interfaces, i)
 		}
 	}
+}
+
+// networkClass is the setup class of network adapters.
+const networkClass = "{4d36e972-e325-11ce-bfc1-08002be10318}"
+
+// adapters finds the MAC addresses of the interfaces, by their names in small
+// letters: Windows 10 and later note them, and those of VMware's adapters stand in
+// the name of the device.
+func adapters(cs regf.Key) map[string]string {
+	out := map[string]string{}
+	if k, err := cs.Key(`Control\Class\` + networkClass); err == nil {
+		keys, _ := k.Keys()
+		for _, n := range keys[:min(len(keys), maxInterfaces)] {
+			id, _ := n.String("NetCfgInstanceId")
+			device, _ := n.String("DeviceInstanceID")
+			if mac := serialMAC(device); mac != "" && id != "" {
+				out[strings.ToLower(id)] = mac
+			}
+		}
+	}
+	if k, err := cs.Key(`Control\NetworkSetup2\Interfaces`); err == nil {
+		keys, _ := k.Keys()
+		for _, n := range keys[:min(len(keys), maxInterfaces)] {
+			kernel, err := n.Key("Kernel")
+			if err != nil {
+				continue
+			}
+			for _, name := range []string{"PermanentAddress", "CurrentAddress"} { // the latter counts
+				v, err := kernel.Value(name)
+				if err != nil {
+					continue
+				}
+				if d, err := v.Data(); err == nil && len(d) == 6 && !bytes.Equal(d, make([]byte, 6)) {
+					out[strings.ToLower(n.Name())] = net.HardwareAddr(d).String()
+				}
+			}
+		}
+	}
+	return out
+}
+
+// serialMAC reads the MAC address that VMware's adapters have in their PCI Express
+// serial number, an EUI-64 with FF FE in its middle, which ends the device's name:
+// ...\FF565000B37984FE00 is 00:50:56:84:79:b3.
+func serialMAC(device string) string {
+	b, err := hex.DecodeString(device[strings.LastIndexByte(device, '\\')+1:])
+	if err != nil || len(b) != 9 || b[0] != 0xff || b[7] != 0xfe || b[8] != 0 {
+		return ""
+	}
+	return net.HardwareAddr{b[3], b[2], b[1], b[6], b[5], b[4]}.String()
 }

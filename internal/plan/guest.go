@@ -68,6 +68,9 @@ type GuestFacts struct {
 	Agents        []Agent  // guest tools found
 	ClockUTC      *bool    // what the guest expects of the clock
 
+	// Packed are the drivers that the adaptation takes from the operator's pack, each
+	// as a text; Unsettled is what it cannot settle.
+	Packed, Unsettled []string
 	// Mends lists the codes of rules whose findings the adaptation of this restore
 	// will put right: they inform, and stop nothing.
 	Mends []string

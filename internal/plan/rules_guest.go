@@ -153,7 +153,7 @@ var guestRules = []rule{
 			say("the driver of the boot disk's controller is in the guest and not loaded at start: %s", strings.Join(want(p, r), " or "))
 		}
 	})},
-	{"kernel-driver-missing", Critical, "A guest without any driver for the target's disks cannot start there.", "install a kernel or driver that has it before the backup, or choose another target", "guest inspection, disk controllers, target's drivers", inspected(func(p *Plan, r Request, g *GuestFacts, say say) {
+	{"kernel-driver-missing", Critical, "A guest without any driver for the target's disks cannot start there.", "give a pack with the Windows driver (--drivers), install a kernel or driver that has it before the backup, or choose another target", "guest inspection, disk controllers, target's drivers", inspected(func(p *Plan, r Request, g *GuestFacts, say say) {
 		if g.Installed != nil && !kernelHas(p, r, g) {
 			text := strings.Join(want(p, r), " or ")
 			if g.Kernel != "" {
@@ -168,6 +168,16 @@ var guestRules = []rule{
 			say("Windows %s brings no driver for %s; it is in %s", p.Machine.Guest.Version, bootBus(p), d.Pack)
 		}
 	}},
+	{"driver-pack", Information, "Drivers of the operator's pack go into the guest.", "compare the digests with the pack's, if it is not your own", "guest inspection, driver pack", inspected(func(_ *Plan, _ Request, g *GuestFacts, say say) {
+		for _, d := range g.Packed {
+			say("%s", d)
+		}
+	})},
+	{"guest-unsettled", Warning, "What the adaptation cannot settle is left to a person.", "look at the guest after its first start", "guest inspection, adapters", inspected(func(_ *Plan, _ Request, g *GuestFacts, say say) {
+		for _, u := range g.Unsettled {
+			say("%s", u)
+		}
+	})},
 	{"xen-only", Critical, "A kernel for Xen paravirtualisation alone starts on no other hypervisor.", "install an ordinary kernel before the backup", "guest inspection", inspected(func(_ *Plan, _ Request, g *GuestFacts, say say) {
 		if g.XenOnly {
 			say("every kernel of the guest is for Xen paravirtualisation only")

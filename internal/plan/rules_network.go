@@ -109,7 +109,7 @@ var networkRules = []rule{
 			say("the guest configures fixed addresses for interfaces named by their slot; the names will change")
 		}
 	}},
-	{"network-driver-missing", Critical, "A guest without the driver of its network adapter is not reachable.", "install the driver before the backup, or choose another adapter", "guest inspection, target's drivers", func(p *Plan, r Request, say say) {
+	{"network-driver-missing", Critical, "A guest without the driver of its network adapter is not reachable.", "give a pack with the Windows driver (--drivers), install the driver before the backup, or choose another adapter", "guest inspection, target's drivers", func(p *Plan, r Request, say say) {
 		if g := r.Guest; g != nil && g.Installed != nil && len(p.Machine.NICs) > 0 {
 			d := r.Caps.Traits.Drivers
 			want := d.LinuxNet

@@ -287,6 +287,8 @@ var ruleCases = []ruleCase{
 		r.Machine.Firmware, r.Guest.Boot, r.Guest.Installed = vm.UEFI, []string{"vmw_pvscsi"}, []string{"hv_storvsc"}
 	}), "kernel 6.1"},
 	{"windows-driver-unknown", to(vm.CloudStack, func(r *Request) { win(r, "2019"); r.Machine.Disks[0].Controller = vm.BusVirtioBlk }), to(vm.CloudStack, func(r *Request) { win(r, "2019") }), "virtio-win"},
+	{"driver-pack", guest(func(g *GuestFacts) { g.Packed = []string{"vioscsi 1.0 of a pack"} }), guest(func(*GuestFacts) {}), "vioscsi 1.0"},
+	{"guest-unsettled", guest(func(g *GuestFacts) { g.Unsettled = []string{"an address is not set"} }), guest(func(*GuestFacts) {}), "not set"},
 	{"xen-only", guest(func(g *GuestFacts) { g.XenOnly = true }), guest(func(*GuestFacts) {}), "Xen"},
 	{"efi-fallback", to(vm.VMware, func(r *Request) { r.Machine.Firmware, r.Guest.EFIFallback = vm.UEFI, false }), to(vm.VMware, func(r *Request) { r.Machine.Firmware = vm.UEFI }), "fallback"},
 	{"foreign-agents", guest(func(g *GuestFacts) { g.Agents = []Agent{{"waagent", vm.Azure}} }), guest(func(g *GuestFacts) { g.Agents = []Agent{{"open-vm-tools", vm.VMware}, {"qemu-ga", ""}} }), "waagent, which belongs to azure"},

@@ -17,6 +17,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -119,8 +120,22 @@ func (a *Agent) module(name string) error {
 	return nil
 }
 
+// portTime is how long a port is waited for: the host tells the driver of them one
+// by one, after it is loaded, and a busy host takes its time.
+const portTime = time.Minute
+
 // openPort opens a virtio-serial port by its name.
 func openPort(name string) (*os.File, error) {
+	for begin := time.Now(); ; {
+		f, err := findPort(name)
+		if err == nil || time.Since(begin) > portTime {
+			return f, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func findPort(name string) (*os.File, error) {
 	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 	if err != nil {
 		return nil, err
@@ -275,7 +290,7 @@ func (a *Agent) within(r *root, c *proto.Call) (any, error) {
 	case c.Truncate != nil:
 		return nil, r.truncate(c.Truncate)
 	case c.Mkdir != nil:
-		return nil, r.mkdirAll(c.Mkdir.Path, c.Mkdir.Mode)
+		return nil, r.mkdirAll(c.Mkdir.Path, c.Mkdir.Mode, c.Mkdir.XAttrs)
 	case c.Subvolume != nil:
 		return nil, r.subvolume(c.Subvolume.Path)
 	case c.Symlink != nil:

@@ -220,6 +220,9 @@ func (a *Agent) write(r *root, q *proto.Write) error {
 	if q.Append {
 		return r.appendTo(q, src)
 	}
+	if q.InPlace {
+		return r.overwrite(q, src)
+	}
 	dir, base, err := r.parent(q.Path)
 	if err != nil {
 		return err
@@ -352,6 +355,27 @@ func (r *root) appendTo(q *proto.Write, src io.Reader) error {
 	return nil
 }
 
+// overwrite puts new content into a file that is there. A failure leaves it
+// half-written.
+func (r *root) overwrite(q *proto.Write, src io.Reader) error {
+	f, err := r.file(q.Path, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := io.CopyBuffer(onlyWriter{f}, src, make([]byte, 256<<10))
+	if err == nil {
+		err = f.Truncate(n)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write over %s: %w", q.Path, err)
+	}
+	return nil
+}
+
 func (r *root) truncate(q *proto.Truncate) error {
 	f, err := r.file(q.Path, unix.O_WRONLY)
 	if err != nil {
@@ -361,7 +385,7 @@ func (r *root) truncate(q *proto.Truncate) error {
 	return errors.Join(f.Truncate(q.Size), f.Sync())
 }
 
-func (r *root) mkdirAll(name proto.Name, mode uint32) error {
+func (r *root) mkdirAll(name proto.Name, mode uint32, set map[string][]byte) error {
 	if mode == 0 {
 		mode = 0o755
 	}
@@ -382,6 +406,13 @@ func (r *root) mkdirAll(name proto.Name, mode uint32) error {
 				if fd, e := unix.Openat(dir, part, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); e == nil {
 					_ = unix.Fsetxattr(fd, label, v[:n], 0)
 					unix.Close(fd)
+				}
+			}
+			for k, v := range set {
+				// By its path: a folder that was opened for nothing takes none.
+				if e := unix.Setxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, part), k, v, 0); e != nil {
+					unix.Close(dir)
+					return &os.PathError{Op: "setxattr " + k, Path: at, Err: e}
 				}
 			}
 		}

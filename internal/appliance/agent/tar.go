@@ -278,7 +278,7 @@ func (r *root) unpack(src io.Reader, h *tar.Header, name proto.Name, link string
 		return 0, nil
 	}
 	if h.Typeflag == tar.TypeDir {
-		if err := r.mkdirAll(name, uint32(h.Mode)); err != nil {
+		if err := r.mkdirAll(name, uint32(h.Mode), nil); err != nil {
 			return 0, err
 		}
 		fd, err := r.open(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)

@@ -163,22 +163,24 @@ type (
 		Port   *int   `json:"port,omitempty"`
 	}
 	// Write makes or replaces a file, through a new file beside it that is renamed
-	// over it; with Append it adds to the one that is there. Content is Data or
+	// over it; with Append it adds to the one that is there; with InPlace it writes
+	// over that one, which keeps all else that is known of it. Content is Data or
 	// what the port carries. Mode, owner and SELinux label are those of the file
 	// replaced; for a new one Mode, UID and GID as given and the label of Like, else
 	// of the directory.
 	Write struct {
-		Root   string            `json:"root"`
-		Path   Name              `json:"path"`
-		Data   []byte            `json:"data,omitempty"`
-		Port   *int              `json:"port,omitempty"`
-		Append bool              `json:"append,omitempty"`
-		Align  int64             `json:"align,omitempty"` // pad with zeros to this before appending
-		Mode   uint32            `json:"mode,omitempty"`  // 0: 0644 for new files
-		UID    int               `json:"uid,omitempty"`
-		GID    int               `json:"gid,omitempty"`
-		Like   Name              `json:"like,omitempty"`
-		XAttrs map[string][]byte `json:"xattrs,omitempty"`
+		Root    string            `json:"root"`
+		Path    Name              `json:"path"`
+		Data    []byte            `json:"data,omitempty"`
+		Port    *int              `json:"port,omitempty"`
+		Append  bool              `json:"append,omitempty"`
+		InPlace bool              `json:"in_place,omitempty"`
+		Align   int64             `json:"align,omitempty"` // pad with zeros to this before appending
+		Mode    uint32            `json:"mode,omitempty"`  // 0: 0644 for new files
+		UID     int               `json:"uid,omitempty"`
+		GID     int               `json:"gid,omitempty"`
+		Like    Name              `json:"like,omitempty"`
+		XAttrs  map[string][]byte `json:"xattrs,omitempty"`
 	}
 	// Truncate cuts a file to Size.
 	Truncate struct {
@@ -188,9 +190,10 @@ type (
 	}
 	// Mkdir makes a directory and those above it; one that is there is left alone.
 	Mkdir struct {
-		Root string `json:"root"`
-		Path Name   `json:"path"`
-		Mode uint32 `json:"mode,omitempty"` // 0: 0755
+		Root   string            `json:"root"`
+		Path   Name              `json:"path"`
+		Mode   uint32            `json:"mode,omitempty"` // 0: 0755
+		XAttrs map[string][]byte `json:"xattrs,omitempty"`
 	}
 	// Subvolume makes a btrfs subvolume.
 	Subvolume struct {

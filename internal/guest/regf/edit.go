@@ -133,6 +133,9 @@ func (k Key) create(nm string) (Key, error) {
 		return Key{}, fmt.Errorf("cannot create a registry key: name of more than 255 letters")
 	}
 	h := k.h
+	if err := h.ready(); err != nil {
+		return Key{}, err
+	}
 	subs, err := k.Keys()
 	if err != nil {
 		return Key{}, err
@@ -169,9 +172,9 @@ func (k Key) create(nm string) (Key, error) {
 	}
 	made := Key{h, off}
 	at := len(subs)
-	up := strings.ToUpper(nm)
+	up := upper(nm)
 	for i, s := range subs {
-		if strings.ToUpper(s.Name()) > up {
+		if slices.Compare(upper(s.Name()), up) > 0 {
 			at = i
 			break
 		}
@@ -239,6 +242,14 @@ func (k Key) setList(subs []Key) error {
 	return nil
 }
 
+// freeData gives the data of a value's cell back; the pieces of big data stay,
+// unused.
+func (h *Hive) freeData(c []byte) {
+	if n := le.Uint32(c[4:]); n&0x80000000 == 0 && n > 0 && n <= 16344 {
+		h.free(le.Uint32(c[8:]))
+	}
+}
+
 func (h *Hive) freeList(off uint32) {
 	c, err := h.cell(off)
 	if err != nil {
@@ -251,6 +262,9 @@ func (h *Hive) freeList(off uint32) {
 	}
 	h.free(off)
 }
+
+// upper is a name as lists are sorted and hashed by: UTF-16 units in capitals.
+func upper(nm string) []uint16 { return utf16.Encode([]rune(strings.ToUpper(nm))) }
 
 // hint is what a leaf keeps of a name beside the key: four letters (lf) or a
 // hash (lh).
@@ -265,7 +279,7 @@ func hint(kind, nm string) uint32 {
 		return le.Uint32(w[:])
 	}
 	x := uint32(0)
-	for _, c := range utf16.Encode([]rune(strings.ToUpper(nm))) {
+	for _, c := range upper(nm) {
 		x = x*37 + uint32(c)
 	}
 	return x
@@ -276,6 +290,9 @@ func (k Key) Set(nm string, typ uint32, data []byte) error {
 	h := k.h
 	if len(data) > 16344 {
 		return fmt.Errorf("cannot set registry value %q: %d bytes, more than 16344", nm, len(data))
+	}
+	if err := h.ready(); err != nil {
+		return err
 	}
 	v, err := k.Value(nm)
 	if err == nil {
@@ -304,10 +321,7 @@ func (k Key) Set(nm string, typ uint32, data []byte) error {
 		return err
 	}
 	h.changed = true
-	// The old data's cell is given back; big data's pieces stay, unused.
-	if n := le.Uint32(c[4:]); n&0x80000000 == 0 && n > 0 && n <= 16344 {
-		h.free(le.Uint32(c[8:]))
-	}
+	h.freeData(c)
 	le.PutUint32(c[12:], typ)
 	if len(data) > 4 {
 		le.PutUint32(c[4:], uint32(len(data)))
@@ -373,15 +387,32 @@ func (k Key) SetDWord(nm string, v uint32) error {
 }
 
 // SetString sets a text; typ is SZ or ExpandSZ.
-func (k Key) SetString(nm string, typ uint32, s string) error {
-	return k.Set(nm, typ, append(encode(s), 0, 0))
-}
+func (k Key) SetString(nm string, typ uint32, s string) error { return k.Set(nm, typ, Text(s)) }
 
 // SetStrings sets a list of texts.
-func (k Key) SetStrings(nm string, l []string) error {
+func (k Key) SetStrings(nm string, l []string) error { return k.Set(nm, MultiSZ, Texts(l)) }
+
+// Text is a text as data: UTF-16 with its end.
+func Text(s string) []byte { return append(encode(s), 0, 0) }
+
+// Texts is a list of texts as data.
+func Texts(l []string) []byte {
 	var b []byte
 	for _, s := range l {
-		b = append(append(b, encode(s)...), 0, 0)
+		b = append(b, Text(s)...)
 	}
-	return k.Set(nm, MultiSZ, append(b, 0, 0))
+	return append(b, 0, 0)
+}
+
+// Format is a value's data for people.
+func Format(typ uint32, data []byte) string {
+	switch {
+	case typ == DWord && len(data) == 4:
+		return fmt.Sprint(le.Uint32(data))
+	case typ == SZ || typ == ExpandSZ || typ == MultiSZ:
+		return fmt.Sprintf("%q", strings.Join(strings.FieldsFunc(decode(data, false), func(r rune) bool { return r == 0 }), " "))
+	case len(data) > 64:
+		return fmt.Sprintf("hex %x… (%d bytes)", data[:64], len(data))
+	}
+	return fmt.Sprintf("hex %x", data)
 }

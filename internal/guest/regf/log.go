@@ -5,9 +5,9 @@ import (
 	"math/bits"
 )
 
-// OpenLogs opens a hive that may be dirty and replays its logs (.LOG1 and
-// .LOG2 of Windows 8.1 and later, entries "HvLE") in memory. Logs of the older
-// "DIRT" format are refused.
+// OpenLogs opens a hive that may be dirty and replays its logs in memory: .LOG1
+// and .LOG2 of Windows 8.1 and later (entries "HvLE"), else the one of the older
+// format ("DIRT") that belongs to what the hive was to become.
 func OpenLogs(b []byte, logs ...[]byte) (*Hive, error) {
 	h, err := check(b)
 	if err != nil {
@@ -22,14 +22,14 @@ func OpenLogs(b []byte, logs ...[]byte) (*Hive, error) {
 		pages     []byte
 	}
 	entries := map[uint32]entry{}
+	most := int64(len(b)) // what grows stands in the logs
+	for _, l := range logs {
+		most += int64(len(l))
+	}
 	first := uint32(0)
-	old := false
 	for _, l := range logs {
 		if len(l) < 516 || string(l[:4]) != "regf" {
 			continue
-		}
-		if string(l[512:516]) == "DIRT" {
-			old = true
 		}
 		want := le.Uint32(l[4:])
 		for at := 512; at+40 <= len(l) && string(l[at:at+4]) == "HvLE"; {
@@ -52,10 +52,7 @@ func OpenLogs(b []byte, logs ...[]byte) (*Hive, error) {
 		}
 	}
 	if len(entries) == 0 {
-		if old {
-			return nil, fmt.Errorf("%w: logs of the format before Windows 8.1 are not read", ErrDirty)
-		}
-		return nil, fmt.Errorf("%w: no log has an entry that is whole", ErrDirty)
+		return openOld(h, logs)
 	}
 	// Entries older than what the primary file already holds are not applied.
 	primary := le.Uint32(b[8:])
@@ -68,7 +65,7 @@ func OpenLogs(b []byte, logs ...[]byte) (*Hive, error) {
 		if !ok {
 			break
 		}
-		if b, err = apply(b, e.pages, e.size); err != nil {
+		if b, err = apply(b, e.pages, e.size, most); err != nil {
 			return nil, err
 		}
 		applied = seq
@@ -83,8 +80,51 @@ func OpenLogs(b []byte, logs ...[]byte) (*Hive, error) {
 	return h, h.finish()
 }
 
-func apply(b, e []byte, size uint32) ([]byte, error) {
-	if size < 4096 || size%4096 != 0 || int64(size) > maxHive-base {
+// openOld replays a log of the format before Windows 8.1: a copy of the base
+// block, "DIRT", one bit for each 512 bytes of the bins, and the marked pieces
+// one after the other. It is whole when its own sequence numbers agree, and it
+// belongs to the hive when they are the hive's first one (specification,
+// "Old format").
+func openOld(h *Hive, logs [][]byte) (*Hive, error) {
+	const piece = 512
+	b := h.b
+	for _, l := range logs {
+		if len(l) < piece+4 || string(l[:4]) != "regf" || string(l[piece:piece+4]) != "DIRT" {
+			continue
+		}
+		seq, size := le.Uint32(l[4:]), int64(le.Uint32(l[40:]))
+		sound := sum(b) == le.Uint32(b[508:])
+		if seq != le.Uint32(l[8:]) || sum(l) != le.Uint32(l[508:]) || size < 4096 || size%4096 != 0 || size > min(maxHive-base, int64(len(b)+len(l))) || sound && seq != le.Uint32(b[4:]) {
+			continue
+		}
+		bits := l[piece+4:]
+		at := (piece + 4 + size/piece/8 + piece - 1) / piece * piece
+		if int64(len(bits)) < size/piece/8 {
+			continue
+		}
+		out := append(make([]byte, 0, base+size), b[:min(int64(len(b)), base+size)]...)
+		out = append(out, make([]byte, base+size-int64(len(out)))...)
+		copy(out, l[:piece])
+		for i := range size / piece {
+			if bits[i/8]>>(i%8)&1 == 0 {
+				continue
+			}
+			if at+piece > int64(len(l)) {
+				return nil, fmt.Errorf("%w: its log ends early", ErrDirty)
+			}
+			copy(out[base+i*piece:base+(i+1)*piece], l[at:at+piece])
+			at += piece
+		}
+		le.PutUint32(out[28:], 0) // a primary file, no log
+		le.PutUint32(out[508:], sum(out))
+		h.b, h.changed = out, true
+		return h, h.finish()
+	}
+	return nil, fmt.Errorf("%w: no log is whole and belongs to it", ErrDirty)
+}
+
+func apply(b, e []byte, size uint32, most int64) ([]byte, error) {
+	if size < 4096 || size%4096 != 0 || int64(size) > min(maxHive-base, most) {
 		return nil, fmt.Errorf("%w: log entry", ErrCorrupt)
 	}
 	count := int(le.Uint32(e[20:]))

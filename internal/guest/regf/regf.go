@@ -24,6 +24,8 @@ var (
 	ErrMissing = errors.New("no such registry key or value")
 )
 
+var errGone = fmt.Errorf("%w: the key was deleted", ErrMissing)
+
 // Bounds.
 const (
 	base     = 4096
@@ -39,6 +41,7 @@ type Hive struct {
 	root    uint32
 	minor   uint32
 	changed bool
+	sound   bool   // it was looked through
 	hint    uint32 // where the last free cell was found
 }
 
@@ -136,6 +139,13 @@ func (h *Hive) key(off uint32) (Key, error) {
 
 func (k Key) c() []byte { c, _ := k.h.cell(k.off); return c }
 
+// here tells whether a key that was found is still one: its hive may have been
+// edited since.
+func (k Key) here() bool {
+	_, err := k.h.key(k.off)
+	return err == nil
+}
+
 // Root is the hive's root key.
 func (h *Hive) Root() Key { return Key{h, h.root} }
 
@@ -154,8 +164,11 @@ func decode(b []byte, ascii bool) string {
 	return string(utf16.Decode(u))
 }
 
-// Name is the key's own name.
+// Name is the key's own name; "" for a key that was deleted.
 func (k Key) Name() string {
+	if !k.here() {
+		return ""
+	}
 	c := k.c()
 	n := int(le.Uint16(c[72:]))
 	return decode(c[76:76+n], le.Uint16(c[2:])&0x20 != 0)
@@ -163,6 +176,9 @@ func (k Key) Name() string {
 
 // Keys is the subkeys.
 func (k Key) Keys() ([]Key, error) {
+	if !k.here() {
+		return nil, errGone
+	}
 	c := k.c()
 	if le.Uint32(c[20:]) == 0 {
 		return nil, nil
@@ -261,6 +277,9 @@ const (
 
 // Values is the key's values.
 func (k Key) Values() ([]Value, error) {
+	if !k.here() {
+		return nil, errGone
+	}
 	c := k.c()
 	n := int(le.Uint32(c[36:]))
 	if n == 0 {
@@ -276,11 +295,7 @@ func (k Key) Values() ([]Value, error) {
 	out := make([]Value, 0, n)
 	for i := range n {
 		o := le.Uint32(l[4*i:])
-		v, err := k.h.cell(o)
-		if err != nil {
-			return nil, err
-		}
-		if len(v) < 20 || string(v[:2]) != "vk" || int(le.Uint16(v[2:])) > len(v)-20 {
+		if (Value{k.h, o}).c() == nil {
 			return nil, fmt.Errorf("%w: value %#x", ErrCorrupt, o)
 		}
 		out = append(out, Value{k.h, o})
@@ -302,23 +317,38 @@ func (k Key) Value(name string) (Value, error) {
 	return Value{}, fmt.Errorf("%w: value %q", ErrMissing, name)
 }
 
+// c is the value's cell; nil for a value that was removed.
+func (v Value) c() []byte {
+	c, err := v.h.cell(v.off)
+	if err != nil || len(c) < 20 || string(c[:2]) != "vk" || int(le.Uint16(c[2:])) > len(c)-20 {
+		return nil
+	}
+	return c
+}
+
 // Name is the value's name; "" is the default value.
 func (v Value) Name() string {
-	c, _ := v.h.cell(v.off)
+	c := v.c()
+	if c == nil {
+		return ""
+	}
 	return decode(c[20:20+le.Uint16(c[2:])], le.Uint16(c[16:])&1 != 0)
 }
 
 // Type is the value's type.
 func (v Value) Type() uint32 {
-	c, _ := v.h.cell(v.off)
+	c := v.c()
+	if c == nil {
+		return 0
+	}
 	return le.Uint32(c[12:])
 }
 
 // Data is a copy of the value's data.
 func (v Value) Data() ([]byte, error) {
-	c, err := v.h.cell(v.off)
-	if err != nil {
-		return nil, err
+	c := v.c()
+	if c == nil {
+		return nil, errGone
 	}
 	n := le.Uint32(c[4:])
 	if n&0x80000000 != 0 {
@@ -338,13 +368,19 @@ func (v Value) Data() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n > 16344 && v.h.minor >= 4 && len(d) >= 8 && string(d[:2]) == "db" {
+	if v.big(d) {
 		return v.h.big(d, int(n))
 	}
 	if int(n) > len(d) {
 		return nil, fmt.Errorf("%w: value of %d bytes", ErrCorrupt, n)
 	}
 	return append([]byte{}, d[:n]...), nil
+}
+
+// big tells whether a value's data d is the head of pieces.
+func (v Value) big(d []byte) bool {
+	c := v.c()
+	return c != nil && le.Uint32(c[4:]) > 16344 && v.h.minor >= 4 && len(d) >= 8 && string(d[:2]) == "db"
 }
 
 func (h *Hive) big(d []byte, n int) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 
 	"ascend/internal/disk"
 	"ascend/internal/guest"
+	"ascend/internal/guest/winpack"
 	"ascend/internal/plan"
 	"ascend/internal/vm"
 )
@@ -171,4 +172,45 @@ func windows(g *plan.GuestFacts, w *guest.Windows) {
 	}
 	slices.Sort(g.Boot)
 	slices.Sort(g.Installed)
+}
+
+// With adds to the facts of a Windows guest what a pack of drivers brings, as if all
+// of it were installed: so a plan finds the hardware that the pack is for.
+func With(g *plan.GuestFacts, in *guest.Inspection, pack *winpack.Pack) {
+	if len(in.Roots) == 0 || in.Roots[0].Windows == nil || pack == nil || g.Installed == nil {
+		return
+	}
+	drivers, _ := pack.For(guest.SystemOf(&in.Roots[0]))
+	for _, d := range drivers {
+		install(g, d)
+	}
+}
+
+func install(g *plan.GuestFacts, d *winpack.Driver) {
+	s := strings.ToLower(d.Service)
+	if i, ok := slices.BinarySearch(g.Installed, s); !ok {
+		g.Installed = slices.Insert(g.Installed, i, s)
+	}
+}
+
+// Decided adds what an adaptation of a Windows guest will take from a pack, and
+// what it leaves to a person.
+func Decided(g *plan.GuestFacts, a *guest.Adaptation) {
+	for _, c := range a.Changes {
+		d := c.Driver
+		if d == nil {
+			continue
+		}
+		install(g, d)
+		for _, f := range d.Files {
+			if f.Name == d.INF {
+				g.Packed = append(g.Packed, fmt.Sprintf("%s %s of %s from %s, folder %s (SHA-256 of %s: %s)", d.Service, d.Version, d.Provider, d.Source, d.Folder, f.Name, f.SHA256))
+			}
+		}
+	}
+	for _, f := range a.Findings {
+		if f.Code == guest.StaticAddress {
+			g.Unsettled = append(g.Unsettled, f.Text)
+		}
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"ascend/internal/disk"
 	"ascend/internal/guest"
 	"ascend/internal/guest/vfs"
+	"ascend/internal/guest/winpack"
+	"ascend/internal/guest/winpack/winpacktest"
 	"ascend/internal/plan"
 	"ascend/internal/target"
 	"ascend/internal/target/caps"
@@ -129,5 +131,35 @@ func TestPlan(t *testing.T) {
 		if slices.Contains(codes, missing) != c.want {
 			t.Errorf("to %s with %v at start: %v", c.to, c.in, codes)
 		}
+	}
+}
+
+// TestPack: what a pack brings counts for the choice of hardware, and afterwards
+// where it is put in.
+func TestPack(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"viostor", "vioscsi"} {
+		winpacktest.Driver(t, dir, d, d, "NTamd64.10.0", "01/02/2024,100.1.2.3")
+	}
+	pack, err := winpack.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pack.Close()
+	in := &guest.Inspection{Roots: []guest.Root{{OS: vm.GuestOS{Family: vm.Windows, Arch: vm.AMD64}, Windows: &guest.Windows{Major: 10, Build: "20348", Services: map[string]guest.Service{"storahci": {File: true}}}}}}
+	g := Of(in)
+	With(g, in, pack)
+	if want := []string{"storahci", "vioscsi", "viostor"}; !slices.Equal(g.Installed, want) || !slices.Equal(g.Boot, want[:1]) {
+		t.Errorf("%q %q", g.Installed, g.Boot)
+	}
+	g = Of(in)
+	Decided(g, guest.Decide(in, guest.Target{Platform: vm.Nutanix, Controller: vm.BusVirtioSCSI}, guest.Choices{Pack: pack}))
+	if !slices.Equal(g.Installed, []string{"storahci", "vioscsi"}) || len(g.Packed) != 1 || !strings.HasPrefix(g.Packed[0], "vioscsi 01/02/2024,100.1.2.3 of Example; Inc. from "+dir+", folder vioscsi (SHA-256 of vioscsi.inf: ") {
+		t.Errorf("%q %q", g.Installed, g.Packed)
+	}
+	in.Roots[0].Interfaces = []guest.Interface{{Name: "{1}", Addresses: []string{"192.0.2.1/24"}}}
+	Decided(g, guest.Decide(in, guest.Target{Platform: vm.Nutanix, NICs: []vm.NIC{{}, {}}}, guest.Choices{}))
+	if len(g.Unsettled) != 1 || !strings.Contains(g.Unsettled[0], "192.0.2.1/24") {
+		t.Errorf("%q", g.Unsettled)
 	}
 }

@@ -245,6 +245,8 @@ func (t *task) proof(ctx context.Context) error {
 	}
 	if want.Grade != boot.A {
 		q.Until = boot.Root
+	} else if im, err := t.s.appliance(); err == nil {
+		q.Appliance = im // the guest itself tells of its adapters; without, the login has to do
 	}
 	if _, err := t.dir(); err != nil {
 		return err

@@ -147,28 +147,6 @@ func TestReplaceName(t *testing.T) {
 	}
 }
 
-func TestDHCP(t *testing.T) {
-	for file, c := range map[string][2]string{
-		"/etc/network/interfaces": {
-			"auto lo\niface lo inet loopback\nauto ens3\niface ens3 inet static\n  address 192.0.2.1/24\n  gateway 192.0.2.254\n  mtu 9000\niface ens3 inet6 auto\n",
-			"auto lo\niface lo inet loopback\nauto ens3\niface ens3 inet dhcp\n  mtu 9000\niface ens3 inet6 auto\n",
-		},
-		"/etc/sysconfig/network-scripts/ifcfg-ens3": {"DEVICE=ens3\nBOOTPROTO=none\nIPADDR0=192.0.2.1\nPREFIX=24\nONBOOT=yes", "DEVICE=ens3\nONBOOT=yes\nBOOTPROTO=dhcp\n"},
-		"/etc/NetworkManager/system-connections/a.nmconnection": {
-			"[connection]\nid=a\n[ipv4]\naddress1=192.0.2.1/24,192.0.2.254\nmethod=manual\n[ipv6]\nmethod=ignore\n",
-			"[connection]\nid=a\n[ipv4]\nmethod=auto\n[ipv6]\nmethod=ignore\n",
-		},
-		"/etc/systemd/network/a.network": {"[Match]\nName=ens3\n[Network]\nAddress=192.0.2.1/24\nGateway=192.0.2.254\n", "[Match]\nName=ens3\n[Network]\nDHCP=yes\n"},
-	} {
-		if got := dhcpOf(file, "ens3")(c[0]); got != c[1] {
-			t.Errorf("%s: %q", file, got)
-		}
-	}
-	if dhcpOf("/etc/netplan/50.yaml", "ens3") != nil {
-		t.Error("netplan is not rewritten here")
-	}
-}
-
 func TestPickLoader(t *testing.T) {
 	from, beside := pickLoader([]string{"/EFI/debian/fbx64.efi", "/EFI/debian/grubx64.efi", "/EFI/debian/mmx64.efi", "/EFI/debian/shimx64.efi"})
 	if from != "/EFI/debian/shimx64.efi" || strings.Join(beside, " ") != "/EFI/debian/grubx64.efi /EFI/debian/mmx64.efi" {

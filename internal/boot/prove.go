@@ -53,6 +53,8 @@ type Request struct {
 	// Appliance, when given, puts a marker unit into the throw-away layer, which
 	// reports from within a Linux guest and powers it off.
 	Appliance *appliance.Image
+	// Keys open LUKS containers for it: each is tried.
+	Keys [][]byte
 	// Direct boots this kernel instead of the disk's boot loader: the second half
 	// where the firmware has no driver for the target's controller (UEFI, pvscsi).
 	Direct     *Direct
@@ -192,7 +194,7 @@ func (p *proof) prepare(ctx context.Context) error {
 			disks = append(disks, l)
 		}
 		var err error
-		if p.marked, err = plant(ctx, appliance.Options{Image: p.q.Appliance, Disks: disks, Accel: p.q.Accel}); err != nil {
+		if p.marked, err = plant(ctx, appliance.Options{Image: p.q.Appliance, Disks: disks, Accel: p.q.Accel}, p.q.Keys); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,11 @@ type requestFlags struct {
 	cached bool
 	guest  string // auto, off
 	app    *app
+
+	hostname       string // of the guest
+	guestAddresses []string
+	guestKeys      []string // files
+	agents         bool     // of the source are left enabled
 }
 
 // register registers the flags; short is the short form of --option.
@@ -81,7 +86,7 @@ func (r *requestFlags) key(b backup.Backup, dir, to string) string {
 	h := sha256.New()
 	_ = json.NewEncoder(h).Encode([]any{dir, b.ID, to, r.name, r.memory, r.firmware, r.machine, r.format, r.path, r.cpus,
 		r.options, r.networks, r.places, r.storage, r.set, r.compress, r.powerOn,
-		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest})
+		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest, r.hostname, r.guestAddresses, r.guestKeys, r.agents})
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
@@ -219,6 +224,9 @@ func (r *requestFlags) request(ch *chosen, sources []plan.Source, t target.Targe
 		return nil, usageError{err}
 	}
 	if req.Placement.Adapters, err = mapAdapters(r.groups, r.addresses, len(m.NICs)); err != nil {
+		return nil, usageError{err}
+	}
+	if req.GuestWish, err = r.guestWish(len(m.NICs)); err != nil {
 		return nil, usageError{err}
 	}
 	for _, name := range r.maps {

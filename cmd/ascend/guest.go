@@ -11,8 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ascend/internal/adapt"
-	"ascend/internal/appliance"
-	"ascend/internal/boot"
 	"ascend/internal/disk"
 	"ascend/internal/guest"
 	"ascend/internal/plan"
@@ -84,10 +82,7 @@ func (p *prepared) make(a *app, req *plan.Request) error {
 	if p.guest != nil {
 		in = p.guest.Inspection
 	}
-	made, ad, why, err := adapt.Plan(req, in, guest.Choices{}, func() error {
-		_, err := appliance.Open("")
-		return err
-	})
+	made, ad, why, err := adapt.Plan(req, in, guest.Choices{}, adapt.Ready)
 	if err != nil {
 		return err
 	}
@@ -143,21 +138,6 @@ func (r *requestFlags) guestWish(nics int) (*plan.GuestWish, error) {
 		return nil, errors.New("--hostname, --guest-address and --keep-agents need --guest=auto")
 	}
 	return w, nil
-}
-
-// parseProof reads --boot-proof.
-func parseProof(s string) (restore.Proof, error) {
-	mode, grade, graded := strings.Cut(s, ":")
-	p := restore.Proof{Mode: restore.ProofMode(mode), Grade: boot.Grade(strings.ToUpper(grade))}
-	switch p.Mode {
-	case "", restore.ProofOff, restore.ProofAdvise, restore.ProofRequire:
-	default:
-		return p, fmt.Errorf("--boot-proof is off, advise, require or require:GRADE, not %q", s)
-	}
-	if graded && (p.Mode != restore.ProofRequire || p.Grade != boot.A && p.Grade != boot.B && p.Grade != boot.C) {
-		return p, fmt.Errorf("--boot-proof %s: a grade is A, B or C, and stands with require", s)
-	}
-	return p, nil
 }
 
 // prove adds the boot proof that is asked for.

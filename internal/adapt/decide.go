@@ -1,10 +1,12 @@
 package adapt
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 
+	"ascend/internal/appliance"
 	"ascend/internal/guest"
 	"ascend/internal/plan"
 	"ascend/internal/vm"
@@ -53,6 +55,14 @@ func Plan(req *plan.Request, in *guest.Inspection, c guest.Choices, ready func()
 	req.Guest.Mends = Mends(a)
 	p, err = plan.Make(*req)
 	return p, a, "", err
+}
+
+// Ready tells whether there is an appliance here to carry changes out.
+func Ready() error {
+	if _, err := appliance.Open(""); err != nil {
+		return errors.New("the appliance is not built (ascend appliance build)")
+	}
+	return nil
 }
 
 // wish adds what a plan wants of the guest.

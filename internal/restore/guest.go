@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"ascend/internal/adapt"
 	"ascend/internal/boot"
@@ -49,6 +50,21 @@ const (
 	ProofRequire ProofMode = "require" // it stops the job
 )
 
+// ParseProof reads off, advise, require or require:GRADE.
+func ParseProof(s string) (Proof, error) {
+	mode, grade, graded := strings.Cut(s, ":")
+	p := Proof{Mode: ProofMode(mode), Grade: boot.Grade(strings.ToUpper(grade))}
+	switch p.Mode {
+	case "", ProofOff, ProofAdvise, ProofRequire:
+	default:
+		return p, fmt.Errorf("a boot proof is off, advise, require or require:GRADE, not %q", s)
+	}
+	if graded && (p.Mode != ProofRequire || slices.Index(grades, p.Grade) < 0) {
+		return p, fmt.Errorf("boot proof %s: a grade is A, B or C, and stands with require", s)
+	}
+	return p, nil
+}
+
 // GuestReceipt is the part of the guest.
 type GuestReceipt struct {
 	*adapt.Result
@@ -72,9 +88,10 @@ func (s *Spec) adapts() bool {
 	return s.Guest != nil && s.Guest.Adaptation != nil && !s.Guest.Adaptation.Nothing()
 }
 
-func (s *Spec) proves() bool {
-	return s.Guest != nil && (s.Guest.Proof.Mode == ProofAdvise || s.Guest.Proof.Mode == ProofRequire)
-}
+func (s *Spec) proves() bool { return s.Guest != nil && s.Guest.Proof.Wanted() }
+
+// Wanted tells whether a boot is to be tried.
+func (p Proof) Wanted() bool { return p.Mode == ProofAdvise || p.Mode == ProofRequire }
 
 const (
 	blobGuest = "guest" // GuestReceipt; its Layers make the layers valid

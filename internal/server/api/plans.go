@@ -331,7 +331,7 @@ func (a *API) importPlan(ctx context.Context, text string) (*NewPlan, error) {
 		return nil, err
 	}
 	n := &NewPlan{Backup: id, Target: p.Target.Name, Wish: planning.Wish{
-		Name: p.Machine.Name, CPU: &p.Machine.CPU, Memory: p.Machine.Memory, Firmware: p.Machine.Firmware, Options: p.Options, PowerOn: p.PowerOn,
+		Name: p.Machine.Name, CPU: &p.Machine.CPU, Memory: p.Machine.Memory, Firmware: p.Machine.Firmware, Options: p.Options, PowerOn: p.PowerOn, Guest: p.Guest,
 		Mapping: planning.Mapping{Fields: p.Placement.Fields},
 	}}
 	for i, to := range p.Placement.Networks {

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -235,7 +236,12 @@ func (p *proof) run(ctx context.Context) (*Result, error) {
 	}
 	slot := ""
 	if p.hw.Machine == "pc" {
-		slot = ",addr=0x3" // where libvirt and this project's sources put the first one
+		// KVM's platforms have the first adapter in slot 3. Elsewhere it is in none that the
+		// source had, so that a name which depends on it is seen to fail.
+		slot = ",addr=0x3"
+		if !slices.Contains([]vm.Platform{vm.CloudStack, vm.Nutanix, vm.Local}, p.q.Platform) {
+			slot = ",addr=0x1d"
+		}
 	}
 	args = append(args, "-netdev", "user,id=n0,restrict=on", "-device", fmt.Sprintf("%s,netdev=n0,mac=%s,romfile=%s", nicDevice(p.hw.NIC), p.q.MAC, slot),
 		"-object", "filter-dump,id=f0,netdev=n0,file="+filepath.Join(p.dir, "net.pcap"))

@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: soak web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: demo-migrate soak web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,10 @@ FORCE:
 
 demo: demo-deps build ## make a sample backup of real files, restore it, show what happened
 	./build/demo bin/ascend
+
+demo-migrate: deps build ## migrate a real Debian machine from VMware to CloudStack and back, adapted and boot-proven
+	$(GO) build -o bin/sims ./web/e2e/sims
+	./build/demo-migrate bin
 
 test: deps guests-ci lint ## everything that must hold: vet, lint, all tests with the race detector
 	$(GO) vet ./...

@@ -87,6 +87,11 @@ func (a *app) again(c *cobra.Command, r *restoreFlags, doc *plan.Document, ch *c
 	if err != nil {
 		return nil, err
 	}
+	if w, err := r.guestWish(len(req.Machine.NICs)); err != nil {
+		return nil, usageError{err}
+	} else if w != nil { // the flags go before the plan
+		req.GuestWish = w
+	}
 	req.Backup, req.Target = ch.ref(), plan.TargetRef{Name: s.Name, Platform: s.Platform}
 	if err := a.complete(c.Context(), req, ch, t, s, r.rate, false); err != nil {
 		return nil, err
@@ -120,7 +125,7 @@ func reopen(c *cobra.Command, ref plan.BackupRef) (*chosen, error) {
 
 // applyKey names what a plan asks for: the same plan resumes its job.
 func applyKey(p *plan.Plan) string {
-	b, err := json.Marshal([]any{"apply", p.Backup, p.Target, p.Machine, p.Disks, p.Placement, p.Options, p.PowerOn, p.Seed})
+	b, err := json.Marshal([]any{"apply", p.Backup, p.Target, p.Machine, p.Disks, p.Placement, p.Options, p.PowerOn, p.Guest, p.Seed})
 	if err != nil {
 		b = []byte(p.Backup.ID)
 	}

@@ -19,6 +19,7 @@ import (
 	"ascend/internal/backup"
 	"ascend/internal/disk"
 	"ascend/internal/files"
+	"ascend/internal/restore"
 	"ascend/internal/transfer"
 	"ascend/internal/vm"
 )
@@ -26,7 +27,7 @@ import (
 // filesFlags say where files are looked for.
 type filesFlags struct {
 	repo, format, volume string
-	more                 []string
+	more, keys           []string
 }
 
 func (a *app) filesCommand() *cobra.Command {
@@ -34,7 +35,8 @@ func (a *app) filesCommand() *cobra.Command {
 		Use: "files", Short: "look into a backup's file systems and fetch files out of them", Args: cobra.NoArgs,
 		Long: `Look into the file systems of a backup and fetch files out of them. Nothing is
 restored, copied or written meanwhile: what is asked for is read straight from the
-backup. ext2/3/4, XFS, FAT and NTFS are read, on partitions and LVM volumes.
+backup. ext2/3/4, XFS, btrfs, FAT and NTFS are read, on partitions, LVM volumes and, with a
+key, in LUKS containers.
 
 BACKUP is as for "ascend plan": a backup of --repo, or an image file. A volume is
 named behind a colon (web01:disk0p2, web01:vg0/var) or by --volume; without one, it
@@ -50,13 +52,15 @@ func (f *filesFlags) register(a *app, c *cobra.Command) {
 	s.StringVarP(&f.format, "source-format", "f", "", "the image's format (default: told from its signature)")
 	s.StringVar(&f.volume, "volume", "", "the `volume`, as \"ascend files ls BACKUP\" names it")
 	s.StringArrayVar(&f.more, "disk", nil, "a further image `file` of the same machine (repeatable)")
+	s.StringArrayVar(&f.keys, "key", nil, "`file` with a passphrase or key of an encrypted (LUKS) volume (repeatable)")
 	_ = c.MarkFlagDirname("repo")
+	_ = c.MarkFlagFilename("key")
 	c.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return f.complete(c, args, typed)
 	}
 }
 
-var volumeSuffix = regexp.MustCompile(`^(.+):(disk[0-9]+(?:p[0-9]+)?|[A-Za-z0-9+_.-]+/[A-Za-z0-9+_.-]+)$`)
+var volumeSuffix = regexp.MustCompile(`^(.+):(disk[0-9]+(?:p[0-9]+)?|luks-[0-9A-Fa-f-]+|[A-Za-z0-9+_.-]+/[A-Za-z0-9+_.-]+)$`)
 
 // open looks into a backup; done closes it, and tells of a backup that changed
 // meanwhile.
@@ -66,6 +70,10 @@ func (f *filesFlags) open(c *cobra.Command, name string) (set *files.Set, done f
 			return nil, nil, usageError{fmt.Errorf("two volumes are named: %s and %s", m[2], f.volume)}
 		}
 		name, f.volume = m[1], m[2]
+	}
+	keys, err := restore.ReadKeys(f.keys)
+	if err != nil {
+		return nil, nil, usageError{err}
 	}
 	ch, err := choose(c, f.repo, f.format, append([]string{name}, f.more...))
 	if err != nil {
@@ -90,7 +98,7 @@ func (f *filesFlags) open(c *cobra.Command, name string) (set *files.Set, done f
 		}
 		disks = append(disks, img)
 	}
-	if set, err = files.Open(c.Context(), disks); err != nil {
+	if set, err = files.Open(c.Context(), disks, keys...); err != nil {
 		return nil, nil, errors.Join(err, done())
 	}
 	return set, done, nil

@@ -2,15 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ascend/internal/adapt"
-	"ascend/internal/appliance"
-	"ascend/internal/boot"
 	"ascend/internal/disk"
 	"ascend/internal/guest"
 	"ascend/internal/guest/winpack"
@@ -23,6 +23,11 @@ import (
 func (r *requestFlags) registerGuest(c *cobra.Command) {
 	c.Flags().StringVar(&r.guest, "guest", "auto", "auto: look at the system on the disks and change what keeps it from coming up on the target; off: send the disks as they are")
 	c.Flags().StringVar(&r.drivers, "drivers", "", "pack of Windows drivers for a guest that lacks the target's: a `folder or ISO image`, as virtio-win, Nutanix VirtIO or AWS's")
+	c.Flags().StringVar(&r.hostname, "hostname", "", "host name that the system on the disks is to have (Linux)")
+	c.Flags().StringArrayVar(&r.guestAddresses, "guest-address", nil, "what the system itself configures (Linux), for every adapter or nicN=…: keep, dhcp, or `ADDRESS/PREFIX[,GATEWAY]`")
+	c.Flags().StringArrayVar(&r.guestKeys, "guest-key", nil, "`file` with a passphrase or key of an encrypted (LUKS) volume, to look inside and adapt what is there")
+	_ = c.MarkFlagFilename("guest-key")
+	c.Flags().BoolVar(&r.agents, "keep-agents", false, "leave the services of the source platform's agents enabled")
 	complete(c, "guest", "auto", "off")
 }
 
@@ -51,6 +56,18 @@ func (r *requestFlags) inspect(ctx context.Context, ch *chosen, p *prepared, req
 	if f := req.Machine.Firmware; f != "" {
 		o.Firmware = f
 	}
+	var files []string
+	for _, f := range r.guestKeys {
+		abs, err := filepath.Abs(expandHome(f))
+		if err != nil {
+			return err
+		}
+		files = append(files, abs)
+	}
+	var err error
+	if o.Keys, err = restore.ReadKeys(files); err != nil {
+		return usageError{err}
+	}
 	var disks []disk.Disk
 	for _, i := range p.images {
 		disks = append(disks, i)
@@ -62,7 +79,7 @@ func (r *requestFlags) inspect(ctx context.Context, ch *chosen, p *prepared, req
 	case err != nil: // a plan that says so is worth more than none
 		req.Guest = facts.Unread(err)
 	default:
-		p.guest, req.Guest = &restore.Guest{Inspection: in}, facts.Of(in)
+		p.guest, req.Guest = &restore.Guest{Inspection: in, KeyFiles: files}, facts.Of(in)
 		facts.With(req.Guest, in, p.pack)
 	}
 	return nil
@@ -83,55 +100,68 @@ func (p *prepared) openPack(name string) error {
 	return nil
 }
 
-// make makes the plan. What the guest lacks on the machine that the plan chose is
-// put right where it can be, and the plan made again with that known.
-func (p *prepared) make(a *app, req *plan.Request) (err error) {
-	if p.plan, err = plan.Make(*req); err != nil || p.guest == nil || len(p.guest.Inspection.Roots) == 0 {
+// make makes the plan, and adapts the guest to what it has chosen.
+func (p *prepared) make(a *app, req *plan.Request) error {
+	var in *guest.Inspection
+	if p.guest != nil {
+		in = p.guest.Inspection
+	}
+	made, ad, why, err := adapt.Plan(req, in, guest.Choices{Pack: p.pack}, adapt.Ready)
+	if err != nil {
 		return err
 	}
-	in := p.guest.Inspection
-	ad := adapt.For(in, p.plan, guest.Choices{Pack: p.pack})
-	if ad.Nothing() && p.pack == nil {
-		return nil
-	}
-	why := adapt.Unfit(in, ad)
-	if why == "" && !ad.Nothing() {
-		if _, err := appliance.Open(""); err != nil {
-			why = "the appliance is not built (ascend appliance build)"
+	p.plan = made
+	if why != "" {
+		a.note("the guest is not adapted: %s", clean(why))
+		if w := req.GuestWish; w != nil && (w.Hostname != "" || len(w.Addresses) > 0) {
+			return withHint(fmt.Errorf("the guest cannot be changed as asked: %s", why), "leave out --hostname and --guest-address, or put right what stands in the way")
 		}
 	}
-	// What a pack brings counts where it is put in, and nowhere else.
-	req.Guest = facts.Of(in)
-	switch {
-	case why != "":
-		a.note("the guest is not adapted: %s", clean(why))
-	case !ad.Nothing():
-		p.guest.Adaptation = ad
-		req.Guest.Mends = adapt.Mends(ad)
-		facts.Decided(req.Guest, ad)
+	if ad == nil {
+		return nil
 	}
-	if p.plan, err = plan.Make(*req); err != nil || p.guest.Adaptation == nil {
-		return err
-	}
+	p.guest.Adaptation = ad
 	for _, c := range ad.Changes {
 		a.note("the guest will be changed: %s %s: %s", c.Kind, clean(c.Subject), clean(c.Reason))
 	}
 	return nil
 }
 
-// parseProof reads --boot-proof.
-func parseProof(s string) (restore.Proof, error) {
-	mode, grade, graded := strings.Cut(s, ":")
-	p := restore.Proof{Mode: restore.ProofMode(mode), Grade: boot.Grade(strings.ToUpper(grade))}
-	switch p.Mode {
-	case "", restore.ProofOff, restore.ProofAdvise, restore.ProofRequire:
-	default:
-		return p, fmt.Errorf("--boot-proof is off, advise, require or require:GRADE, not %q", s)
+// guestWish is what the flags want of the system on the disks; nil: nothing.
+func (r *requestFlags) guestWish(nics int) (*plan.GuestWish, error) {
+	w := &plan.GuestWish{Hostname: r.hostname, KeepAgents: r.agents}
+	if len(r.guestAddresses) > 0 {
+		w.Addresses = make([]string, nics)
 	}
-	if graded && (p.Mode != restore.ProofRequire || p.Grade != boot.A && p.Grade != boot.B && p.Grade != boot.C) {
-		return p, fmt.Errorf("--boot-proof %s: a grade is A, B or C, and stands with require", s)
+	for _, s := range r.guestAddresses {
+		all := true
+		if n, v, ok := strings.Cut(s, "="); ok && strings.HasPrefix(n, "nic") {
+			i, err := strconv.Atoi(n[3:])
+			if err != nil || i < 0 || i >= nics {
+				return nil, fmt.Errorf("--guest-address %s: the machine has %d adapters", s, nics)
+			}
+			all, s, w.Addresses[i] = false, v, v
+		}
+		a, err := guest.ParseAddress(s)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("--guest-address: %w", err)
+		case all && len(a.Static) > 0 && nics > 1:
+			return nil, fmt.Errorf("--guest-address %s: the machine has %d adapters; say which, as nic0=%s", s, nics, s)
+		}
+		for i := range w.Addresses {
+			if all {
+				w.Addresses[i] = s
+			}
+		}
 	}
-	return p, nil
+	if w.Hostname == "" && len(w.Addresses) == 0 && !w.KeepAgents {
+		return nil, nil
+	}
+	if r.guest == "off" {
+		return nil, errors.New("--hostname, --guest-address and --keep-agents need --guest=auto")
+	}
+	return w, nil
 }
 
 // prove adds the boot proof that is asked for.

@@ -116,6 +116,7 @@ Nothing is written and nothing outside the image's folder (or --root) is read.`,
 	f.BoolVar(&withGuest, "guest", false, "look at the operating system on the disks")
 	f.StringVar(&g.repo, "repo", "", "with --guest: the repository's `folder`; without it, name image files")
 	f.StringVar(&g.platform, "for", "", "with --guest: also decide what this `platform` needs changed")
+	f.StringArrayVar(&g.keys, "guest-key", nil, "with --guest: `file` with a passphrase or key of an encrypted (LUKS) volume")
 	f.StringVar(&g.firmware, "firmware", "", "with --guest: what the machine starts with, bios or uefi (default: what the backup or the disks say)")
 	f.StringVar(&g.drivers, "drivers", "", "with --for: pack of Windows drivers, a `folder or ISO image`")
 	complete(c, "source-format", open.Formats()...)

@@ -9,11 +9,15 @@ import (
 
 	"ascend/internal/disk"
 	"ascend/internal/guest"
+	"ascend/internal/restore"
 	"ascend/internal/vm"
 )
 
 // guestFlags are those of inspect --guest.
-type guestFlags struct{ repo, platform, firmware, drivers string }
+type guestFlags struct {
+	repo, platform, firmware, drivers string
+	keys                              []string
+}
 
 func (a *app) inspectGuest(c *cobra.Command, g guestFlags, format string, args []string) error {
 	firmware := vm.Firmware(strings.ToLower(g.firmware))
@@ -26,6 +30,10 @@ func (a *app) inspectGuest(c *cobra.Command, g guestFlags, format string, args [
 		if to, err = vm.ParsePlatform(g.platform); err != nil {
 			return usageError{err}
 		}
+	}
+	keys, err := restore.ReadKeys(g.keys)
+	if err != nil {
+		return usageError{err}
 	}
 	ch, err := choose(c, g.repo, format, args)
 	if err != nil {
@@ -47,7 +55,7 @@ func (a *app) inspectGuest(c *cobra.Command, g guestFlags, format string, args [
 	if firmware == "" && ch.b.Machine != nil {
 		firmware = ch.b.Machine.Firmware
 	}
-	in, err := guest.Inspect(c.Context(), disks, guest.Options{Firmware: firmware})
+	in, err := guest.Inspect(c.Context(), disks, guest.Options{Firmware: firmware, Keys: keys})
 	if err != nil {
 		return err
 	}

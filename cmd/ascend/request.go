@@ -37,6 +37,11 @@ type requestFlags struct {
 	guest   string // auto, off
 	drivers string // pack of Windows drivers
 	app     *app
+
+	hostname       string // of the guest
+	guestAddresses []string
+	guestKeys      []string // files
+	agents         bool     // of the source are left enabled
 }
 
 // register registers the flags; short is the short form of --option.
@@ -83,7 +88,7 @@ func (r *requestFlags) key(b backup.Backup, dir, to string) string {
 	h := sha256.New()
 	_ = json.NewEncoder(h).Encode([]any{dir, b.ID, to, r.name, r.memory, r.firmware, r.machine, r.format, r.path, r.cpus,
 		r.options, r.networks, r.places, r.storage, r.set, r.compress, r.powerOn,
-		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest, r.drivers})
+		r.maps, r.groups, r.addresses, r.source, r.region, r.mac, r.uuid, r.guest, r.drivers, r.hostname, r.guestAddresses, r.guestKeys, r.agents})
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
@@ -225,6 +230,9 @@ func (r *requestFlags) request(ch *chosen, sources []plan.Source, t target.Targe
 		return nil, usageError{err}
 	}
 	if req.Placement.Adapters, err = mapAdapters(r.groups, r.addresses, len(m.NICs)); err != nil {
+		return nil, usageError{err}
+	}
+	if req.GuestWish, err = r.guestWish(len(m.NICs)); err != nil {
 		return nil, usageError{err}
 	}
 	for _, name := range r.maps {

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ascend/internal/backup"
+	"ascend/internal/boot"
 	"ascend/internal/disk"
 	"ascend/internal/restore"
 	"ascend/internal/target"
@@ -41,6 +44,7 @@ be checked is said. The exit code is 4 when something does not match.`,
 			}
 			v := &verification{a: a, rc: rc, bars: a.startProgress(false, false)}
 			v.say("signature", true, "ed25519 "+rc.Sign.Key)
+			v.guest()
 			if !signatureOnly {
 				if repo == "" {
 					repo = rc.Backup.Repository
@@ -99,6 +103,32 @@ func (v *verification) say(what string, ok bool, detail string) {
 
 func (v *verification) unchecked(what, why string) {
 	v.checks = append(v.checks, verified{what, "not checked", why})
+}
+
+// guest tells what was changed of the system on the disks, and how it came up.
+func (v *verification) guest() {
+	g := v.rc.Guest
+	if g == nil {
+		return
+	}
+	if g.Result != nil {
+		var kinds []string
+		for _, c := range g.Changes {
+			if k := string(c.Kind); !slices.Contains(kinds, k) {
+				kinds = append(kinds, k)
+			}
+		}
+		v.say("guest", true, fmt.Sprintf("adapted: %s", strings.Join(kinds, ", ")))
+	}
+	if p := g.Proof; p != nil {
+		detail := fmt.Sprintf("grade %s, came to %s on %s and %s", p.Grade, p.Milestone, p.Hardware.Storage, p.Hardware.NIC)
+		if m := p.Marker; m != nil {
+			for _, n := range m.NICs {
+				detail += fmt.Sprintf("; %s (%s) %s", clean(n.Name), clean(n.Driver), clean(strings.Join(n.Addresses, " ")))
+			}
+		}
+		v.say("boot proof", p.Grade != boot.F, detail)
+	}
 }
 
 // backup reads the backup again.

@@ -28,6 +28,8 @@ import (
 type Options struct {
 	Image *appliance.Image
 	Accel qemu.Accelerator // Auto by default
+	// Keys open the LUKS containers that were looked into: each is tried.
+	Keys [][]byte
 }
 
 // File is one file that was written or removed.
@@ -84,7 +86,10 @@ func Can(in *guest.Inspection, c guest.Change) bool {
 	if r == nil || r.Linux == nil {
 		return false
 	}
-	return does[c.Kind] != nil && (c.Kind != guest.SetDHCP || dhcpOf(c.Args["source"], c.Subject) != nil)
+	if c.Kind == guest.SetDHCP || c.Kind == guest.SetAddress {
+		return rewriter(c.Args["source"]) != nil
+	}
+	return does[c.Kind] != nil
 }
 
 // Apply carries a's changes out on disks, which are layers of the caller's over
@@ -106,7 +111,7 @@ func Apply(ctx context.Context, disks []disk.Disk, in *guest.Inspection, a *gues
 		return nil, &Failure{Err: err}
 	}
 	defer s.Close()
-	w := &work{Session: s, in: in, res: &Result{Changes: []Applied{}}, packs: packs}
+	w := &work{Session: s, in: in, keys: o.Keys, res: &Result{Changes: []Applied{}}, packs: packs}
 	err = w.all(ctx, a)
 	if err == nil {
 		err = s.Finish(ctx)
@@ -123,6 +128,7 @@ func Apply(ctx context.Context, disks []disk.Disk, in *guest.Inspection, a *gues
 type work struct {
 	*appliance.Session
 	in    *guest.Inspection
+	keys  [][]byte
 	res   *Result
 	now   *Applied // the change under way
 	win   *windows // the Windows under way; nil: another system
@@ -158,10 +164,16 @@ func device(id string) string {
 	if n, ok := strings.CutPrefix(id, "disk"); ok && !strings.Contains(id, "/") {
 		return "/dev/disk/" + n
 	}
+	if strings.HasPrefix(id, "luks-") && !strings.Contains(id, "/") {
+		return "/dev/mapper/" + id
+	}
 	return "/dev/" + id
 }
 
 func (w *work) all(ctx context.Context, a *guest.Adaptation) error {
+	if err := w.unlock(ctx); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(w.in.Volumes, func(v guest.Volume) bool { return v.Content == "lvm2" }) {
 		if err := w.Do(ctx, proto.Call{LVM: &proto.LVM{}}, nil); err != nil {
 			return fmt.Errorf("cannot open the volume groups: %w", err)
@@ -203,10 +215,35 @@ func (w *work) all(ctx context.Context, a *guest.Adaptation) error {
 	return nil
 }
 
+// unlock opens the LUKS containers that the inspection looked into.
+func (w *work) unlock(ctx context.Context) error {
+	for _, v := range w.in.Volumes {
+		if v.Unlocks == "" {
+			continue
+		}
+		err := fmt.Errorf("no key is given")
+		for _, key := range guest.KeyForms(w.keys) {
+			var wrong *proto.Error
+			err = w.Do(ctx, proto.Call{LUKS: &proto.LUKS{Device: device(v.Unlocks), Name: v.ID, Key: key}}, nil)
+			if !errors.As(err, &wrong) || wrong.Code != "wrong-key" {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("cannot open the encrypted volume %s: %w", v.Unlocks, err)
+		}
+	}
+	return nil
+}
+
 // mount mounts a system's tree: its root and what its fstab has of the folders
 // that are written to. It returns the paths mounted.
 func (w *work) mount(ctx context.Context, r *guest.Root) ([]string, error) {
-	if err := w.Do(ctx, proto.Call{Mount: &proto.Mount{Root: sys, Device: device(r.Volume)}}, nil); err != nil {
+	var options []string
+	if r.Subvolume != "" {
+		options = []string{"subvol=" + r.Subvolume}
+	}
+	if err := w.Do(ctx, proto.Call{Mount: &proto.Mount{Root: sys, Device: device(r.Volume), Options: options}}, nil); err != nil {
 		return nil, fmt.Errorf("cannot mount %s: %w", r.Volume, err)
 	}
 	at := []string{"/"}
@@ -217,10 +254,16 @@ func (w *work) mount(ctx context.Context, r *guest.Root) ([]string, error) {
 	slices.SortStableFunc(mounts, func(a, b guest.Mount) int { return len(a.Path) - len(b.Path) })
 	for _, m := range mounts {
 		v := volume(w.in, m.Volume)
-		if v == nil || m.Volume == r.Volume || !slices.Contains([]string{"/boot", "/usr", "/var", "/etc"}, path.Clean(m.Path)) {
+		var options []string
+		for _, o := range strings.Split(m.Options, ",") {
+			if strings.HasPrefix(o, "subvol=") {
+				options = []string{o}
+			}
+		}
+		if v == nil || m.Volume == r.Volume && options == nil || !slices.Contains([]string{"/boot", "/usr", "/var", "/etc"}, path.Clean(m.Path)) {
 			continue
 		}
-		if err := w.Do(ctx, proto.Call{Mount: &proto.Mount{Root: sys, At: proto.Name(m.Path), Device: device(m.Volume)}}, nil); err != nil {
+		if err := w.Do(ctx, proto.Call{Mount: &proto.Mount{Root: sys, At: proto.Name(m.Path), Device: device(m.Volume), Options: options}}, nil); err != nil {
 			return nil, fmt.Errorf("cannot mount %s at %s: %w", m.Volume, m.Path, err)
 		}
 		at = append(at, m.Path)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"regexp"
 	"strings"
 
 	"ascend/internal/appliance/proto"
@@ -22,7 +21,9 @@ var does = map[guest.ChangeKind]func(*work, context.Context, *guest.Root, guest.
 	guest.RemoveLVMDevices:  removeFile,
 	guest.AddFallbackLoader: fallbackLoader,
 	guest.PinInterface:      pin,
-	guest.SetDHCP:           setDHCP,
+	guest.SetDHCP:           setAddress,
+	guest.SetAddress:        setAddress,
+	guest.SetMAC:            setMAC,
 	guest.SetHostname:       setHostname,
 	guest.DisableAgent:      disableAgent,
 	guest.CloudDatasource:   datasource,
@@ -138,42 +139,6 @@ func pickLoader(loaders []string) (from string, beside []string) {
 
 var loaderNames = []string{"shim", "grub", "systemd-boot", "bootmgfw", "refind"}
 
-var (
-	ifName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
-	ifMAC  = regexp.MustCompile(`^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$`)
-)
-
-// pin binds an interface's name to the adapter's MAC address.
-func pin(w *work, ctx context.Context, r *guest.Root, c guest.Change) error {
-	mac := strings.ToLower(c.Args["mac"])
-	if !ifName.MatchString(c.Subject) || !ifMAC.MatchString(mac) {
-		return fmt.Errorf("%q cannot be bound to %q", c.Subject, mac)
-	}
-	if r.Linux.Init == "systemd" {
-		return w.edit(ctx, "/etc/systemd/network/10-ascend-"+c.Subject+".link", true, func(string) string {
-			return "[Match]\nMACAddress=" + mac + "\n\n[Link]\nName=" + c.Subject + "\n"
-		})
-	}
-	return w.edit(ctx, "/etc/udev/rules.d/70-persistent-net.rules", true, func(s string) string {
-		var keep []string
-		for line := range strings.Lines(s) {
-			if !strings.Contains(strings.ToLower(line), mac) && !strings.Contains(line, `NAME="`+c.Subject+`"`) {
-				keep = append(keep, line)
-			}
-		}
-		return ended(strings.Join(keep, "")) + `SUBSYSTEM=="net", ACTION=="add", ATTR{address}=="` + mac + `", NAME="` + c.Subject + "\"\n"
-	})
-}
-
-func setDHCP(w *work, ctx context.Context, _ *guest.Root, c guest.Change) error {
-	file := c.Args["source"]
-	change := dhcpOf(file, c.Subject)
-	if change == nil {
-		return fmt.Errorf("the addresses of %s stand in %s, which is not rewritten here: %w", c.Subject, file, ErrCannot)
-	}
-	return w.edit(ctx, file, false, change)
-}
-
 func setHostname(w *work, ctx context.Context, r *guest.Root, c guest.Change) error {
 	if err := w.edit(ctx, "/etc/hostname", true, func(string) string { return c.Subject + "\n" }); err != nil {
 		return err
@@ -184,43 +149,12 @@ func setHostname(w *work, ctx context.Context, r *guest.Root, c guest.Change) er
 	return w.edit(ctx, "/etc/hosts", true, func(s string) string { return replaceName(s, r.Hostname, c.Subject) })
 }
 
-// agentUnits are the services of each agent. They are masked, nothing is removed.
-var agentUnits = map[string][]string{
-	"open-vm-tools":              {"open-vm-tools.service", "vmtoolsd.service", "vgauth.service", "vgauthd.service"},
-	"vmware-tools":               {"vmware-tools.service", "vmware-tools-thinprint.service"},
-	"qemu-guest-agent":           {"qemu-guest-agent.service"},
-	"hyperv-daemons":             {"hv-kvp-daemon.service", "hv-vss-daemon.service", "hv-fcopy-daemon.service", "hypervkvpd.service", "hypervvssd.service", "hypervfcopyd.service"},
-	"walinuxagent":               {"walinuxagent.service", "waagent.service"},
-	"amazon-ssm-agent":           {"amazon-ssm-agent.service", "snap.amazon-ssm-agent.amazon-ssm-agent.service"},
-	"nutanix-guest-tools":        {"ngt_guest_agent.service"},
-	"xe-guest-utilities":         {"xe-linux-distribution.service", "xe-daemon.service"},
-	"virtualbox-guest-additions": {"vboxadd.service", "vboxadd-service.service", "vboxservice.service"},
-	"parallels-tools":            {"prltoolsd.service"},
-}
-
-func disableAgent(w *work, ctx context.Context, r *guest.Root, c guest.Change) error {
-	if r.Linux.Init != "systemd" {
-		w.now.Skipped = "the guest has no systemd: remove " + c.Subject + " by hand"
-		return nil
-	}
-	for _, u := range agentUnits[c.Subject] {
-		there := false
-		for _, dir := range []string{"/lib/systemd/system/", "/usr/lib/systemd/system/", "/etc/systemd/system/"} {
-			ok, err := w.exists(ctx, sys, dir+u)
-			if err != nil {
-				return err
-			}
-			there = there || ok
-		}
-		if !there {
-			continue
-		}
+// disableAgent masks the agent's services; nothing is removed.
+func disableAgent(w *work, ctx context.Context, _ *guest.Root, c guest.Change) error {
+	for _, u := range c.Detail {
 		if err := w.mask(ctx, u); err != nil {
 			return err
 		}
-	}
-	if len(w.now.Files) == 0 && w.now.Skipped == "" {
-		w.now.Skipped = "it has no service that starts"
 	}
 	return nil
 }

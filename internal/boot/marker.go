@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"ascend/internal/appliance"
@@ -59,8 +60,9 @@ systemctl poweroff
 )
 
 // plant writes the marker unit into every Linux root with systemd that is found on
-// plain partitions and volumes; false when there is none.
-func plant(ctx context.Context, o appliance.Options) (bool, error) {
+// partitions and volumes, in LUKS containers too that one of keys opens; false when
+// there is none.
+func plant(ctx context.Context, o appliance.Options, keys [][]byte) (bool, error) {
 	s, err := appliance.Start(ctx, o)
 	if err != nil {
 		return false, err
@@ -69,6 +71,20 @@ func plant(ctx context.Context, o appliance.Options) (bool, error) {
 	var devs []proto.Device
 	if err := s.Do(ctx, proto.Call{Probe: &proto.Probe{}}, &devs); err != nil {
 		return false, err
+	}
+	opened := 0
+	for _, d := range devs {
+		for _, k := range keys {
+			if d.Type == "crypto_LUKS" && s.Do(ctx, proto.Call{LUKS: &proto.LUKS{Device: d.Path, Name: fmt.Sprint("opened", opened), Key: k}}, nil) == nil {
+				opened++
+				break
+			}
+		}
+	}
+	if opened > 0 {
+		if err := s.Do(ctx, proto.Call{Probe: &proto.Probe{}}, &devs); err != nil {
+			return false, err
+		}
 	}
 	for _, d := range devs {
 		if d.Type == "LVM2_member" {
@@ -88,7 +104,7 @@ func plant(ctx context.Context, o appliance.Options) (bool, error) {
 		case "ext4", "ext3", "ext2", "xfs":
 			opts = [][]string{nil}
 		case "btrfs":
-			opts = [][]string{{"subvol=@"}, nil}
+			opts = [][]string{{"subvol=@"}, {"subvol=@rootfs"}, {"subvol=root"}, nil}
 		}
 		for _, o := range opts {
 			ok, err := plantOn(ctx, s, d.Path, o)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -53,6 +54,8 @@ type Request struct {
 	// Appliance, when given, puts a marker unit into the throw-away layer, which
 	// reports from within a Linux guest and powers it off.
 	Appliance *appliance.Image
+	// Keys open LUKS containers for it: each is tried.
+	Keys [][]byte
 	// Direct boots this kernel instead of the disk's boot loader: the second half
 	// where the firmware has no driver for the target's controller (UEFI, pvscsi).
 	Direct     *Direct
@@ -192,7 +195,7 @@ func (p *proof) prepare(ctx context.Context) error {
 			disks = append(disks, l)
 		}
 		var err error
-		if p.marked, err = plant(ctx, appliance.Options{Image: p.q.Appliance, Disks: disks, Accel: p.q.Accel}); err != nil {
+		if p.marked, err = plant(ctx, appliance.Options{Image: p.q.Appliance, Disks: disks, Accel: p.q.Accel}, p.q.Keys); err != nil {
 			return err
 		}
 	}
@@ -233,7 +236,12 @@ func (p *proof) run(ctx context.Context) (*Result, error) {
 	}
 	slot := ""
 	if p.hw.Machine == "pc" {
-		slot = ",addr=0x3" // where libvirt and this project's sources put the first one
+		// KVM's platforms have the first adapter in slot 3. Elsewhere it is in none that the
+		// source had, so that a name which depends on it is seen to fail.
+		slot = ",addr=0x3"
+		if !slices.Contains([]vm.Platform{vm.CloudStack, vm.Nutanix, vm.Local}, p.q.Platform) {
+			slot = ",addr=0x1d"
+		}
 	}
 	args = append(args, "-netdev", "user,id=n0,restrict=on", "-device", fmt.Sprintf("%s,netdev=n0,mac=%s,romfile=%s", nicDevice(p.hw.NIC), p.q.MAC, slot),
 		"-object", "filter-dump,id=f0,netdev=n0,file="+filepath.Join(p.dir, "net.pcap"))

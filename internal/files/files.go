@@ -1,8 +1,8 @@
 // Package files is file-level restore: it looks into the file systems of a
 // backup's disks and streams files and trees out of them, straight from the backup,
-// nothing copied and nothing written. ext2/3/4, XFS, FAT and NTFS are read by our
-// own readers (package guest/vfs and those below), on partitions, whole disks and
-// LVM volumes. Journals are not replayed: what is read is the state on disk.
+// nothing copied and nothing written. ext2/3/4, XFS, btrfs, FAT and NTFS are read by our
+// own readers (package guest/vfs and those below), on partitions, whole disks, LVM
+// volumes and in LUKS containers. Journals are not replayed: what is read is the state on disk.
 //
 // Symbolic links are resolved inside their file system and never leave it. Names
 // are bytes; where they are no UTF-8 the JSON form has them in base64 too. A Set
@@ -55,9 +55,9 @@ type Volume struct {
 type Set struct{ volumes []Volume }
 
 // Open finds the file systems on all disks of a machine together. The disks stay
-// the caller's; they are read until ctx ends.
-func Open(ctx context.Context, disks []disk.Disk) (*Set, error) {
-	in, err := guest.Volumes(ctx, disks)
+// the caller's; they are read until ctx ends. keys are tried on LUKS containers.
+func Open(ctx context.Context, disks []disk.Disk, keys ...[]byte) (*Set, error) {
+	in, err := guest.Volumes(ctx, disks, keys...)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // offered is the kernels of the first boot loader configuration found, the
 // default first.
-func offered(t *vfs.Tree) ([]Kernel, string) {
+func offered(t *vfs.Tree, subvolume string) ([]Kernel, string) {
 	for _, p := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/debian/grub.cfg"} {
 		cfg := read(t, p)
 		if cfg == "" {
@@ -20,16 +20,16 @@ func offered(t *vfs.Tree) ([]Kernel, string) {
 		if strings.Contains(cfg, "blscfg") {
 			env := keyValues(read(t, path.Dir(p)+"/grubenv"))
 			if ks := blsEntries(t, "/boot/loader/entries", env["saved_entry"]); len(ks) > 0 {
-				return fixBoot(t, ks), "grub"
+				return fixBoot(t, subvolume, ks), "grub"
 			}
 		}
 		if ks := grub(cfg, keyValues(read(t, path.Dir(p)+"/grubenv"))); len(ks) > 0 {
-			return fixBoot(t, ks), "grub"
+			return fixBoot(t, subvolume, ks), "grub"
 		}
 	}
 	for _, p := range []string{"/boot/grub/menu.lst", "/boot/grub/grub.conf"} {
 		if ks := legacyGrub(read(t, p)); len(ks) > 0 {
-			return fixBoot(t, ks), "grub-legacy"
+			return fixBoot(t, subvolume, ks), "grub-legacy"
 		}
 	}
 	for _, p := range []string{"/boot/extlinux.conf", "/boot/extlinux/extlinux.conf", "/boot/syslinux/syslinux.cfg", "/extlinux.conf"} {
@@ -40,7 +40,7 @@ func offered(t *vfs.Tree) ([]Kernel, string) {
 					ks[i].Initrd[j] = under(path.Dir(p), ks[i].Initrd[j])
 				}
 			}
-			return fixBoot(t, ks), "extlinux"
+			return fixBoot(t, subvolume, ks), "extlinux"
 		}
 	}
 	return nil, ""
@@ -53,10 +53,13 @@ func under(dir, p string) string {
 	return path.Join(dir, p)
 }
 
-// fixBoot turns names relative to a separate /boot into names of the tree, and
-// names below a btrfs subvolume or an ostree prefix stay as they are.
-func fixBoot(t *vfs.Tree, ks []Kernel) []Kernel {
+// fixBoot turns names relative to a separate /boot into names of the tree, and those
+// that begin with the root's btrfs subvolume; an ostree prefix stays.
+func fixBoot(t *vfs.Tree, subvolume string, ks []Kernel) []Kernel {
 	fix := func(p string) string {
+		if rest, ok := strings.CutPrefix(p, "/"+subvolume+"/"); ok && subvolume != "" {
+			p = "/" + rest
+		}
 		if !t.Exists(p) && t.Exists("/boot"+p) {
 			return "/boot" + p
 		}

@@ -69,7 +69,7 @@ func TestOffered(t *testing.T) {
 		"nothing": {map[string]string{"etc/fstab": ""}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ks, loader := offered(treeOf(t, c.files))
+			ks, loader := offered(treeOf(t, c.files), "")
 			if got := show(ks); loader != c.loader || got != c.want {
 				t.Errorf("%s: %q, want %s: %q", loader, got, c.loader, c.want)
 			}

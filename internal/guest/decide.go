@@ -23,11 +23,12 @@ type Target struct {
 
 // Choices are the user's.
 type Choices struct {
-	DHCP     bool          // replace static addresses
-	Hostname string        // "" keeps it
-	Pack     *winpack.Pack // the operator's drivers for Windows; nil: none
-	LUKSKey  bool          // a key of the encrypted volumes is at hand
-	Agents   bool          // leave the source platform's agents enabled
+	DHCP      bool          // replace static addresses
+	Addresses []Address     // of the adapters, in order; Linux guests
+	Hostname  string        // "" keeps it
+	Pack      *winpack.Pack // the operator's drivers for Windows; nil: none
+	LUKSKey   bool          // a key of the encrypted volumes is at hand
+	Agents    bool          // leave the source platform's agents enabled
 }
 
 // ChangeKind names a change.
@@ -36,13 +37,14 @@ type ChangeKind string
 // Kinds of changes.
 const (
 	AppendInitramfs   ChangeKind = "initramfs-append"
-	RebuildInitramfs  ChangeKind = "initramfs-rebuild"
 	PersistModules    ChangeKind = "initramfs-persist"
 	DeviceToUUID      ChangeKind = "device-name-to-uuid"
 	RemoveLVMDevices  ChangeKind = "lvm-devices-remove"
 	AddFallbackLoader ChangeKind = "efi-fallback"
 	PinInterface      ChangeKind = "nic-pin"
 	SetDHCP           ChangeKind = "nic-dhcp"
+	SetAddress        ChangeKind = "nic-address"
+	SetMAC            ChangeKind = "nic-mac"
 	SetHostname       ChangeKind = "hostname"
 	DisableAgent      ChangeKind = "agent-disable"
 	CloudDatasource   ChangeKind = "cloud-init-datasource"

@@ -97,7 +97,7 @@ func TestDecide(t *testing.T) {
 		{"no driver at all", lin(nil, nil), vm.AWS, "", Choices{}, BootsNot, "nvme guest-driver-missing guest-nic-driver"},
 		{"no initramfs tool", lin(all, func(i *Inspection) { i.Roots[0].Linux.InitramfsTool = "" }), vm.AWS, "", Choices{}, BootsAdapted, "nvme initramfs-append guest-no-initramfs-tool"},
 		{"no initramfs", lin(all, func(i *Inspection) { i.Roots[0].Linux.Kernels[0].Initrd = nil }), vm.AWS, "", Choices{}, BootsNot, "nvme guest-no-initramfs"},
-		{"unified image", lin(all, func(i *Inspection) { i.Roots[0].Linux.Kernels[0].UKI = true }), vm.AWS, "", Choices{}, CannotTell, "nvme initramfs-rebuild guest-uki"},
+		{"unified image", lin(all, func(i *Inspection) { i.Roots[0].Linux.Kernels[0].UKI = true }), vm.AWS, "", Choices{}, CannotTell, "nvme guest-uki"},
 		{"no fallback path", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
 			i.Firmware, i.UEFIBoots, i.ESP = vm.UEFI, true, &ESP{Loaders: []string{"/EFI/debian/shimx64.efi"}}
 		}), vm.AWS, "", Choices{}, Boots, "nvme efi-fallback"},
@@ -106,7 +106,7 @@ func TestDecide(t *testing.T) {
 		}), vm.AWS, "", Choices{}, Boots, "nvme device-name-to-uuid guest-device-name"},
 		{"static address in the cloud", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
 			i.Roots[0].Interfaces = []Interface{{Name: "eth0", Addresses: []string{"192.0.2.1/24"}}}
-		}), vm.AWS, "", Choices{}, Boots, "nvme nic-dhcp"},
+		}), vm.AWS, "", Choices{}, Boots, "nvme nic-dhcp nic-pin"},
 		{"static address kept", lin(drivers(Builtin, "nvme", "vmxnet3"), func(i *Inspection) {
 			i.Roots[0].Interfaces = []Interface{{Name: "eth0", MAC: "02:00:00:00:00:01", Addresses: []string{"192.0.2.1/24"}}, {Name: "eth1", Addresses: []string{"192.0.2.2/24"}}}
 		}), vm.VMware, vm.BusNVMe, Choices{}, Boots, "nvme nic-pin guest-static-address"},
@@ -114,6 +114,7 @@ func TestDecide(t *testing.T) {
 		{"full file system", lin(all, func(i *Inspection) { i.Volumes[0].Super = super(1<<20, 5) }), vm.AWS, "", Choices{}, BootsAdapted, "nvme initramfs-append initramfs-persist first-boot guest-no-space guest-no-inodes"},
 		{"agents and cloud-init", lin(drivers(Builtin, "nvme", "ena"), func(i *Inspection) {
 			i.Roots[0].Agents = []Agent{{Name: "open-vm-tools", Platform: vm.VMware}, {Name: "amazon-ssm-agent", Platform: vm.AWS}}
+			i.Roots[0].Linux.AgentUnits = map[string][]string{"open-vm-tools": {"vgauth.service"}, "amazon-ssm-agent": {"amazon-ssm-agent.service"}}
 			i.Roots[0].Linux.CloudInit = []string{"VMware"}
 		}), vm.AWS, "", Choices{}, Boots, "nvme agent-disable cloud-init-datasource"},
 		{"32-bit on azure", lin(drivers(Builtin, "nvme"), func(i *Inspection) { i.Roots[0].OS.Arch = vm.I386 }), vm.Azure, vm.BusNVMe, Choices{}, Boots, "nvme guest-nic-driver guest-32-bit"},

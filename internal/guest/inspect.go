@@ -18,6 +18,8 @@ type Options struct {
 	// Firmware is what the backup says the machine starts with; used where
 	// the disks allow both.
 	Firmware vm.Firmware
+	// Keys are tried on LUKS containers: passphrases, or what key files hold.
+	Keys [][]byte
 }
 
 // Inspect looks at all disks of a machine together. The error is ctx's, or
@@ -26,7 +28,7 @@ func Inspect(ctx context.Context, disks []disk.Disk, o Options) (*Inspection, er
 	if len(disks) == 0 {
 		return nil, errors.New("cannot inspect: the machine has no disks")
 	}
-	in := &inspector{Inspection: &Inspection{Version: 1, BootDisk: -1, Disks: []DiskLayout{}, Volumes: []Volume{}, Roots: []Root{}}, ctx: ctx}
+	in := &inspector{Inspection: &Inspection{Version: 1, BootDisk: -1, Disks: []DiskLayout{}, Volumes: []Volume{}, Roots: []Root{}}, ctx: ctx, keys: o.Keys}
 	in.volumes(disks)
 	in.esp()
 	for i := range in.Volumes {
@@ -42,9 +44,10 @@ func Inspect(ctx context.Context, disks []disk.Disk, o Options) (*Inspection, er
 }
 
 // Volumes is what Inspect finds without looking for systems: partition tables,
-// logical volumes and the file systems on them. They are read until ctx ends.
-func Volumes(ctx context.Context, disks []disk.Disk) (*Inspection, error) {
-	in := &inspector{Inspection: &Inspection{Version: 1, BootDisk: -1, Disks: []DiskLayout{}, Volumes: []Volume{}, Roots: []Root{}}, ctx: ctx}
+// logical volumes and the file systems on them, in LUKS containers too that one of
+// keys opens. They are read until ctx ends.
+func Volumes(ctx context.Context, disks []disk.Disk, keys ...[]byte) (*Inspection, error) {
+	in := &inspector{Inspection: &Inspection{Version: 1, BootDisk: -1, Disks: []DiskLayout{}, Volumes: []Volume{}, Roots: []Root{}}, ctx: ctx, keys: keys}
 	in.volumes(disks)
 	return in.Inspection, ctx.Err()
 }
@@ -184,16 +187,46 @@ func (in *inspector) root(v *Volume) {
 	if v.driver.FoldsCase() {
 		return
 	}
-	t := vfs.NewTree(v.driver)
+	if b, ok := v.driver.(subvolumes); ok {
+		in.subvolumes(v, b)
+		return
+	}
+	in.system(v, vfs.NewTree(v.driver), "")
+}
+
+// subvolumes is what a btrfs is beside its top level.
+type subvolumes interface {
+	Default() (vfs.Driver, error)
+	Subvolume(name string) (vfs.Driver, error)
+}
+
+// subvolumes looks for the system on a btrfs: in the subvolume that is mounted without
+// options, then in those that distributions name so.
+func (in *inspector) subvolumes(v *Volume, b subvolumes) {
+	d, err := b.Default()
+	if err != nil {
+		in.gap("unreadable", v.ID, "its default subvolume: %v", err)
+	} else if in.system(v, vfs.NewTree(d), "") {
+		return
+	}
+	for _, name := range []string{"@", "@rootfs", "root", "@/.snapshots/1/snapshot"} {
+		if d, err := b.Subvolume(name); err == nil && in.system(v, vfs.NewTree(d), name) {
+			return
+		}
+	}
+}
+
+// system reads the system whose tree t is; it tells whether there is one.
+func (in *inspector) system(v *Volume, t *vfs.Tree, subvolume string) bool {
 	osr := keyValues(read(t, "/etc/os-release"))
 	if len(osr) == 0 {
 		osr = keyValues(read(t, "/usr/lib/os-release"))
 	}
 	old := read(t, "/etc/redhat-release")
 	if len(osr) == 0 && old == "" && (!t.Exists("/etc/fstab") || !t.Exists("/sbin")) {
-		return
+		return false
 	}
-	r := Root{Volume: v.ID, Name: osr["PRETTY_NAME"], Linux: &Linux{Kernels: []Kernel{}}}
+	r := Root{Volume: v.ID, Subvolume: subvolume, Name: osr["PRETTY_NAME"], Linux: &Linux{Kernels: []Kernel{}}}
 	r.OS = vm.GuestOS{Family: vm.Linux, Distribution: osr["ID"], Version: osr["VERSION_ID"]}
 	if len(osr) == 0 && old != "" {
 		oldRedHat(&r, strings.TrimSpace(old))
@@ -202,6 +235,7 @@ func (in *inspector) root(v *Volume) {
 	in.linux(t, v, &r)
 	in.Roots = append(in.Roots, r)
 	v.MountedAt = append(v.MountedAt, "/")
+	return true
 }
 
 func oldRedHat(r *Root, s string) {

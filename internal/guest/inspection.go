@@ -49,6 +49,8 @@ type Volume struct {
 	UUID      string     `json:"uuid,omitempty"`
 	PartUUID  string     `json:"part_uuid,omitempty"`
 	MountedAt []string   `json:"mounted_at,omitempty"`
+	// Unlocks is the LUKS container that this is the content of.
+	Unlocks string `json:"unlocks,omitempty"`
 
 	part   part.Kind
 	driver vfs.Driver
@@ -74,6 +76,7 @@ type Gap struct {
 // Root is one installed system.
 type Root struct {
 	Volume     string      `json:"volume"`
+	Subvolume  string      `json:"subvolume,omitempty"` // of btrfs; "" its default
 	OS         vm.GuestOS  `json:"os"`
 	Name       string      `json:"name"` // PRETTY_NAME or ProductName
 	Hostname   string      `json:"hostname,omitempty"`
@@ -96,7 +99,12 @@ type Linux struct {
 	CloudInit     []string `json:"cloud_init_datasources,omitempty"` // as configured
 	NetworkStyle  []string `json:"network_style,omitempty"`          // ifcfg, netplan, networkmanager, interfaces, networkd, wicked
 	PersistentNet bool     `json:"persistent_net_rules,omitempty"`
-	EncryptedRoot bool     `json:"encrypted_root,omitempty"`
+	// AgentUnits are the services of each agent that systemd knows and nobody masked.
+	AgentUnits map[string][]string `json:"agent_units,omitempty"`
+	// Pins are names of interfaces that .link files or udev's rules give: to a MAC
+	// address, else to a driver.
+	Pins          map[string]string `json:"pins,omitempty"`
+	EncryptedRoot bool              `json:"encrypted_root,omitempty"`
 }
 
 // Kernel is one kernel the boot loader offers.

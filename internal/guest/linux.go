@@ -18,8 +18,10 @@ import (
 // linux fills in what is known of the Linux system whose root is t.
 func (in *inspector) linux(t *vfs.Tree, root *Volume, r *Root) {
 	l := r.Linux
+	in.containers(t)
 	in.fstab(t, root, l)
 	in.crypttab(t, l)
+	l.EncryptedRoot = l.EncryptedRoot || in.encrypted(root)
 	r.OS.Arch = arch(t)
 	switch {
 	case t.Exists("/lib/systemd/systemd"), t.Exists("/usr/lib/systemd/systemd"):
@@ -42,8 +44,8 @@ func (in *inspector) linux(t *vfs.Tree, root *Volume, r *Root) {
 	}
 	l.LVMDevices = t.Exists("/etc/lvm/devices/system.devices")
 	l.PersistentNet = strings.Contains(read(t, "/etc/udev/rules.d/70-persistent-net.rules"), "NAME=")
-	in.kernels(t, l)
-	l.EncryptedRoot = l.EncryptedRoot || strings.HasPrefix(root.Content, "luks")
+	l.Pins = pins(t)
+	in.kernels(t, r)
 	network(t, r)
 	agents(t, r)
 }
@@ -87,6 +89,9 @@ func (in *inspector) resolve(spec string) *Volume {
 		case tagged && k == "UUID" && v.UUID != "" && strings.EqualFold(v.UUID, val),
 			tagged && k == "PARTUUID" && v.PartUUID != "" && strings.EqualFold(v.PartUUID, val),
 			tagged && k == "LABEL" && v.Super != nil && v.Super.Label != "" && v.Super.Label == val:
+			return v
+		}
+		if name, ok := strings.CutPrefix(spec, "/dev/mapper/"); ok && v.Unlocks != "" && (v.ID == name || v.ID == Unlocked(in.mapped[name])) {
 			return v
 		}
 		if vg, lv, ok := strings.Cut(v.ID, "/"); ok {
@@ -136,7 +141,13 @@ func (in *inspector) fstab(t *vfs.Tree, root *Volume, l *Linux) {
 	slices.SortStableFunc(ms, func(a, b Mount) int { return len(a.Path) - len(b.Path) })
 	for _, m := range ms {
 		v := in.find(m.Volume)
-		if v == nil || v == root || !strings.HasPrefix(m.Path, "/") || m.Path == "/" {
+		if v == nil || v == root && v.Content != "btrfs" || !strings.HasPrefix(m.Path, "/") || m.Path == "/" {
+			continue
+		}
+		if b, ok := v.driver.(subvolumes); ok {
+			if d, err := mounted(b, m.Options); err == nil {
+				t.Mount(m.Path, d)
+			}
 			continue
 		}
 		v.MountedAt = append(v.MountedAt, m.Path)
@@ -144,6 +155,16 @@ func (in *inspector) fstab(t *vfs.Tree, root *Volume, l *Linux) {
 			t.Mount(m.Path, v.driver)
 		}
 	}
+}
+
+// mounted is what a btrfs shows where it is mounted with options.
+func mounted(b subvolumes, options string) (vfs.Driver, error) {
+	for _, o := range strings.Split(options, ",") {
+		if name, ok := strings.CutPrefix(o, "subvol="); ok {
+			return b.Subvolume(strings.Trim(name, "/"))
+		}
+	}
+	return b.Default()
 }
 
 func (in *inspector) crypttab(t *vfs.Tree, l *Linux) {
@@ -161,6 +182,27 @@ func (in *inspector) crypttab(t *vfs.Tree, l *Linux) {
 			}
 		}
 	}
+}
+
+// containers learns the names that crypttab gives to LUKS containers.
+func (in *inspector) containers(t *vfs.Tree) {
+	in.mapped = map[string]string{}
+	for line := range strings.Lines(read(t, "/etc/crypttab")) {
+		if f := strings.Fields(line); len(f) >= 2 && !strings.HasPrefix(f[0], "#") {
+			if v := in.resolve(f[1]); v != nil {
+				in.mapped[f[0]] = v.UUID
+			}
+		}
+	}
+}
+
+// encrypted tells whether a volume lies in a LUKS container that was opened, itself
+// or as a logical volume: those of a container of their own are told by the only one.
+func (in *inspector) encrypted(v *Volume) bool {
+	if v.Unlocks != "" {
+		return true
+	}
+	return v.Disk < 0 && slices.ContainsFunc(in.Volumes, func(x Volume) bool { return x.Unlocks != "" && x.Content == "lvm2" })
 }
 
 // arch tells the processor of the system's first program.
@@ -187,9 +229,10 @@ func arch(t *vfs.Tree) vm.Arch {
 }
 
 // kernels finds what the boot loader offers and looks into each.
-func (in *inspector) kernels(t *vfs.Tree, l *Linux) {
+func (in *inspector) kernels(t *vfs.Tree, r *Root) {
+	l := r.Linux
 	var found []Kernel
-	found, l.BootLoader = offered(t)
+	found, l.BootLoader = offered(t, r.Subvolume)
 	if in.ESP != nil {
 		if v := in.find(in.ESP.Volume); v != nil && v.driver != nil {
 			for _, u := range in.ESP.UKIs {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -293,4 +294,37 @@ func networkd(s, file string) (Interface, bool) {
 		}
 	})
 	return i, i.Name != "" || i.MAC != ""
+}
+
+var ruleParts = regexp.MustCompile(`(?i)ATTR\{address\}=="([0-9a-f:]{17})".*\bNAME="([^"]+)"`)
+
+// pins are the names that interfaces are given by MAC address or driver:
+// systemd.link(5), and udev's rules of older systems.
+func pins(t *vfs.Tree) map[string]string {
+	out := map[string]string{}
+	for _, m := range ruleParts.FindAllStringSubmatch(read(t, "/etc/udev/rules.d/70-persistent-net.rules"), maxInterfaces) {
+		out[m[2]] = strings.ToLower(m[1])
+	}
+	for _, p := range glob(t, "/etc/systemd/network", ".link") {
+		var name, by string
+		sections(read(t, p), func(sec, k, v string) {
+			switch sec + "." + k {
+			case "Match.MACAddress", "Match.PermanentMACAddress":
+				by = mac(v)
+			case "Match.Driver":
+				if by == "" {
+					by = v
+				}
+			case "Link.Name":
+				name = v
+			}
+		})
+		if name != "" && by != "" {
+			out[name] = by
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return out
 }

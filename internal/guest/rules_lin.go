@@ -2,7 +2,6 @@ package guest
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -46,7 +45,12 @@ func (a *Adaptation) linux(in *Inspection, r *Root, t Target, o Choices, boots b
 	a.interfaces(r, t, o)
 	if !o.Agents {
 		for _, g := range sourceAgents(r, t.Platform) {
-			a.change(Change{Kind: DisableAgent, Root: r.Volume, Subject: g.Name, Reason: "it belongs to the platform the machine leaves"})
+			switch units := l.AgentUnits[g.Name]; {
+			case len(units) > 0:
+				a.change(Change{Kind: DisableAgent, Root: r.Volume, Subject: g.Name, Reason: "it belongs to the platform the machine leaves", Detail: units})
+			case l.Init != "systemd":
+				a.find(Information, "guest-agent", "remove it after the restore", "%s belongs to the platform the machine leaves; without systemd it is not disabled", g.Name)
+			}
 		}
 	}
 	if ds := map[vm.Platform]string{vm.AWS: "Ec2", vm.Azure: "Azure", vm.CloudStack: "CloudStack", vm.VMware: "VMware", vm.Nutanix: "ConfigDrive"}[t.Platform]; ds != "" && len(l.CloudInit) > 0 && !slices.Contains(l.CloudInit, ds) {
@@ -133,10 +137,11 @@ func (a *Adaptation) linuxBoot(in *Inspection, r *Root, t Target, o Choices) {
 		switch {
 		case k.UKI:
 			v.Verdict = CannotTell
-			a.find(Warning, "guest-uki", "the image is rebuilt in the appliance; a signature for Secure Boot is lost", "kernel %s is a unified image: its initramfs cannot be added to", k.Version)
+			text := "its initramfs is inside a signed program and cannot be added to"
 			if len(add) > 0 {
-				a.change(Change{Kind: RebuildInitramfs, Root: r.Volume, Subject: k.Image, Detail: add, Reason: "the unified kernel image may lack drivers of " + string(a.Controller)})
+				text += "; it may lack " + strings.Join(add, ", ") + ", which " + string(a.Controller) + " needs"
 			}
+			a.find(Warning, "guest-uki", "have the image built anew on the source with the drivers of all platforms (dracut --no-hostonly), or prove the boot with --boot-proof require", "kernel %s is a unified image: %s", k.Version, text)
 		case k.Problem != "":
 			v.Verdict = CannotTell
 			a.find(Warning, "guest-kernel-unreadable", "", "kernel %s: %s", k.Version, k.Problem)
@@ -210,37 +215,4 @@ func storageOnDisk(k *Kernel) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-var virtualName = regexp.MustCompile(`^(lo|(br|bond|team|vlan|docker|virbr|veth|tun|tap|wg|dummy|ovs)[0-9-].*)$|[.:]`)
-
-// interfaces keeps names and addresses, or gives the interfaces up to DHCP.
-func (a *Adaptation) interfaces(r *Root, t Target, o Choices) {
-	cloud := t.Platform == vm.AWS || t.Platform == vm.Azure
-	for n, i := range r.Interfaces {
-		switch {
-		case i.static() && (o.DHCP || cloud):
-			why := "as asked"
-			if cloud {
-				why = "the platform assigns addresses by DHCP"
-			}
-			a.change(Change{Kind: SetDHCP, Root: r.Volume, Subject: i.Name, Reason: why, Detail: i.Addresses, Args: map[string]string{"source": i.Source}})
-		case virtualName.MatchString(i.Name):
-			// A bridge, bond or VLAN is no adapter: nothing binds it to one.
-		case i.static() || i.Name != "" && !strings.ContainsAny(i.Name, "*?"):
-			mac := i.MAC
-			if mac == "" && n < len(t.NICs) {
-				mac = t.NICs[n].MAC
-			}
-			if mac == "" {
-				if i.static() {
-					a.find(Warning, "guest-static-address", "give the adapters' MAC addresses", "%s has the static address %s, and no MAC address is known to bind it to", i.Name, strings.Join(i.Addresses, " "))
-				} else {
-					a.find(Information, "guest-interface-name", "", "%s is configured by name, which may be another on the target", i.Name)
-				}
-				continue
-			}
-			a.change(Change{Kind: PinInterface, Root: r.Volume, Subject: i.Name, Reason: "the name depends on the adapter's slot, which will be another", Args: map[string]string{"mac": mac}})
-		}
-	}
 }

@@ -10,8 +10,10 @@ import (
 	"strings"
 
 	"ascend/internal/disk"
+	"ascend/internal/guest/btrfs"
 	"ascend/internal/guest/ext"
 	"ascend/internal/guest/fat"
+	"ascend/internal/guest/luks"
 	"ascend/internal/guest/lvm"
 	"ascend/internal/guest/ntfs"
 	"ascend/internal/guest/part"
@@ -24,6 +26,9 @@ type inspector struct {
 	*Inspection
 	ctx context.Context
 	pvs []*lvm.PV
+
+	keys   [][]byte
+	mapped map[string]string // names of crypttab: the container's UUID
 }
 
 // ctxReader ends reads when the context does.
@@ -104,7 +109,9 @@ func (in *inspector) volume(v Volume, r io.ReaderAt) {
 		if n, _ := r.ReadAt(b, 168); n == len(b) {
 			v.UUID = text(b)
 		}
-		in.gap("luks", v.ID, "encrypted; a key and the appliance are needed to look inside")
+		in.Volumes = append(in.Volumes, v)
+		in.unlock(v, r)
+		return
 	case "swap":
 		b := make([]byte, 16)
 		if n, _ := r.ReadAt(b, 1036); n == len(b) {
@@ -116,8 +123,10 @@ func (in *inspector) volume(v Volume, r io.ReaderAt) {
 		v.driver, err = driver(ntfs.Open(r, v.Size))
 	case "xfs":
 		v.driver, err = driver(xfs.Open(r, v.Size))
-	case "btrfs", "mdraid", "zfs":
-		in.gap(v.Content, v.ID, "%s is not read here; the appliance is needed", v.Content)
+	case "btrfs":
+		v.driver, err = driver(btrfs.Open(r, v.Size))
+	case "mdraid", "zfs":
+		in.gap(v.Content, v.ID, "%s is not read here", v.Content)
 	case "unknown":
 		if v.part == part.LDM {
 			v.Content = "ldm"
@@ -134,6 +143,42 @@ func (in *inspector) volume(v Volume, r io.ReaderAt) {
 		v.Super, v.UUID, v.Content = &s, s.UUID, s.Type
 	}
 	in.Volumes = append(in.Volumes, v)
+}
+
+// Unlocked is the volume inside a LUKS container of a UUID, where a key opened it; it
+// is the name of its device under /dev/mapper too.
+func Unlocked(uuid string) string { return "luks-" + uuid }
+
+// KeyForms are the keys that are tried: each as it is, and one that ends a line, as an
+// editor leaves a passphrase, without the end too.
+func KeyForms(keys [][]byte) (out [][]byte) {
+	for _, k := range keys {
+		out = append(out, k)
+		if short := bytes.TrimRight(k, "\r\n"); len(short) < len(k) {
+			out = append(out, short)
+		}
+	}
+	return out
+}
+
+// unlock looks into a LUKS container where a key is at hand.
+func (in *inspector) unlock(v Volume, r io.ReaderAt) {
+	if len(in.keys) == 0 {
+		in.gap("luks", v.ID, "encrypted; a key is needed to look inside")
+		return
+	}
+	err := luks.ErrKey
+	for _, key := range KeyForms(in.keys) {
+		var c *luks.Volume
+		if c, err = luks.Open(r, v.Size, key); err == nil {
+			in.volume(Volume{ID: Unlocked(v.UUID), Disk: v.Disk, Size: c.Size(), Unlocks: v.ID}, vfs.NewCache(c, c.Size()))
+			return
+		}
+		if !errors.Is(err, luks.ErrKey) {
+			break
+		}
+	}
+	in.gap("luks", v.ID, "encrypted: %v", err)
 }
 
 // driver keeps a nil pointer from becoming an interface that is not nil.

@@ -146,7 +146,7 @@ func system(t *vfs.Tree, h *regf.Hive, w *Windows, r *Root) {
 	}
 	if k, err := cs.Key(`Services\Tcpip\Parameters`); err == nil {
 		r.Hostname, _ = k.String("Hostname")
-		addresses(k, adapters(cs), r)
+		addresses(k, interfaceAdapters(cs), r)
 	}
 	if k, err := cs.Key(`Services\partmgr\Parameters`); err == nil {
 		if v, ok := k.DWord("SanPolicy"); ok {
@@ -225,10 +225,10 @@ func addresses(k regf.Key, macs map[string]string, r *Root) {
 // networkClass is the setup class of network adapters.
 const networkClass = "{4d36e972-e325-11ce-bfc1-08002be10318}"
 
-// adapters finds the MAC addresses of the interfaces, by their names in small
+// interfaceAdapters finds the MAC addresses of the interfaces, by their names in small
 // letters: Windows 10 and later note them, and those of VMware's adapters stand in
 // the name of the device.
-func adapters(cs regf.Key) map[string]string {
+func interfaceAdapters(cs regf.Key) map[string]string {
 	out := map[string]string{}
 	if k, err := cs.Key(`Control\Class\` + networkClass); err == nil {
 		keys, _ := k.Keys()

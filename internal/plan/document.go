@@ -36,7 +36,7 @@ func DocumentOf(name string, p *Plan) *Document { return &Document{Plan: p, name
 // maxDocument bounds a plan's file.
 const maxDocument = 16 << 20
 
-const documentHead = `# A plan of ascend. What may be edited: machine, placement, options, power_on, and
+const documentHead = `# A plan of ascend. What may be edited: machine, placement, options, power_on, guest, and
 # delivery, block_size and level of disks. Everything else is checked against the
 # world when the plan is carried out: ascend apply FILE. Schema: ascend plan --schema.
 `
@@ -210,7 +210,7 @@ func (d *Document) Request(sources []Source, c target.Capabilities) (*Request, e
 	if err := d.sealed(); err != nil {
 		return nil, err
 	}
-	r := &Request{Machine: p.Source, Sources: sources, Caps: caps.Fill(c), Want: p, Options: p.Options, PowerOn: p.PowerOn, Seed: p.Seed, Placement: p.Placement}
+	r := &Request{Machine: p.Source, Sources: sources, Caps: caps.Fill(c), Want: p, Options: p.Options, PowerOn: p.PowerOn, GuestWish: p.Guest, Seed: p.Seed, Placement: p.Placement}
 	if p.Estimate.Cost != nil {
 		r.Region = p.Estimate.Cost.Region
 	}
@@ -235,7 +235,7 @@ func (p *Plan) seal() map[string]string {
 	}
 	out := map[string]string{}
 	for name, part := range map[string]any{"backup": p.Backup, "target": p.Target, "source": p.Source, "disks": disks,
-		editable: []any{p.Machine, p.Placement, p.Options, p.PowerOn, deliveries}} {
+		editable: []any{p.Machine, p.Placement, p.Options, p.PowerOn, p.Guest, deliveries}} {
 		b, err := json.Marshal(part)
 		if err != nil {
 			b = []byte(err.Error())

@@ -71,9 +71,23 @@ type GuestFacts struct {
 	// Packed are the drivers that the adaptation takes from the operator's pack, each
 	// as a text; Unsettled is what it cannot settle.
 	Packed, Unsettled []string
+	// Adapts says that drivers which the guest has installed can be made to find its
+	// root, so that hardware need not be chosen by what does so already.
+	Adapts bool
 	// Mends lists the codes of rules whose findings the adaptation of this restore
 	// will put right: they inform, and stop nothing.
 	Mends []string
+}
+
+// GuestWish is what is wanted of the system on the disks beyond that it comes up.
+// Whoever adapts guests carries it out; a plan only holds it.
+type GuestWish struct {
+	Hostname string `json:"hostname,omitempty"`
+	// Addresses are those that the guest itself configures, by adapter: "" or "keep",
+	// "dhcp", or ADDRESS/PREFIX[,GATEWAY]. They are not the platform's to give.
+	Addresses []string `json:"addresses,omitempty"`
+	// KeepAgents leaves the agents of the platform that the machine comes from enabled.
+	KeepAgents bool `json:"keep_agents,omitempty"`
 }
 
 // Agent is a guest tool and the platform it belongs to; "" for one that has none
@@ -152,7 +166,7 @@ var inbox = []struct {
 // inspected, else as Windows' in-box drivers have it. Linux is taken to.
 func starts(b vm.Bus, m *vm.Machine, g *GuestFacts) bool {
 	if g != nil && g.Boot != nil {
-		return has(g.Boot, drivers(b, m.Guest.Family))
+		return has(g.Boot, drivers(b, m.Guest.Family)) || g.Adapts && g.Installed != nil && has(g.Installed, drivers(b, m.Guest.Family))
 	}
 	if m.Guest.Family != vm.Windows {
 		return true

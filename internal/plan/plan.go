@@ -38,7 +38,9 @@ type Plan struct {
 	Placement target.Placement  `json:"placement"`
 	Options   map[string]string `json:"options,omitempty"`
 	PowerOn   bool              `json:"power_on"`
-	Seed      string            `json:"seed"` // of the identifiers in the target files
+	// Guest is what is wanted of the system on the disks.
+	Guest *GuestWish `json:"guest,omitempty"`
+	Seed  string     `json:"seed"` // of the identifiers in the target files
 	// Detected is where the machine ran, and how sure that is.
 	Detected *Detection `json:"detected,omitempty"`
 	// Size is the size chosen, where the platform has sizes.
@@ -156,6 +158,8 @@ type Request struct {
 	MAC, UUID string
 	// Guest is what the inspection of the disks found; nil: not inspected.
 	Guest *GuestFacts
+	// GuestWish is what is wanted of it; nil: nothing beyond that it comes up.
+	GuestWish *GuestWish
 	// Source overrules the platform that the evidence speaks for.
 	Source   vm.Platform
 	Evidence []Evidence
@@ -182,7 +186,7 @@ func Make(r Request) (*Plan, error) {
 	}
 	p := &Plan{
 		Version: 1, Made: r.Now.UTC().Truncate(time.Second), Backup: r.Backup, Target: r.Target,
-		Options: r.Options, PowerOn: r.PowerOn, Seed: r.Seed,
+		Options: r.Options, PowerOn: r.PowerOn, Guest: r.GuestWish, Seed: r.Seed,
 	}
 	r.Caps = caps.Fill(r.Caps)
 	if r.Want != nil {

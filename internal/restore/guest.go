@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"ascend/internal/adapt"
 	"ascend/internal/boot"
@@ -16,6 +17,8 @@ import (
 	"ascend/internal/disk/overlay"
 	"ascend/internal/engine"
 	"ascend/internal/guest"
+	"ascend/internal/image"
+	"ascend/internal/target"
 	"ascend/internal/vm"
 )
 
@@ -24,7 +27,10 @@ type Guest struct {
 	Inspection *guest.Inspection `json:"inspection"`
 	// Adaptation is carried out as it stands; nil: nothing is changed.
 	Adaptation *guest.Adaptation `json:"adaptation,omitempty"`
-	Proof      Proof             `json:"proof,omitempty"`
+	// KeyFiles hold keys of the guest's LUKS containers: they are read when they are
+	// needed, and kept nowhere.
+	KeyFiles []string `json:"key_files,omitempty"`
+	Proof    Proof    `json:"proof,omitempty"`
 }
 
 // Proof says what a boot proof is for.
@@ -44,12 +50,30 @@ const (
 	ProofRequire ProofMode = "require" // it stops the job
 )
 
+// ParseProof reads off, advise, require or require:GRADE.
+func ParseProof(s string) (Proof, error) {
+	mode, grade, graded := strings.Cut(s, ":")
+	p := Proof{Mode: ProofMode(mode), Grade: boot.Grade(strings.ToUpper(grade))}
+	switch p.Mode {
+	case "", ProofOff, ProofAdvise, ProofRequire:
+	default:
+		return p, fmt.Errorf("a boot proof is off, advise, require or require:GRADE, not %q", s)
+	}
+	if graded && (p.Mode != ProofRequire || slices.Index(grades, p.Grade) < 0) {
+		return p, fmt.Errorf("boot proof %s: a grade is A, B or C, and stands with require", s)
+	}
+	return p, nil
+}
+
 // GuestReceipt is the part of the guest.
 type GuestReceipt struct {
 	*adapt.Result
 	// Layers identify what was changed on each disk; Disks[i].Digest includes it.
-	Layers []string     `json:"layers,omitempty"`
-	Proof  *boot.Result `json:"proof,omitempty"`
+	Layers []string `json:"layers,omitempty"`
+	// FileSizes are the lengths of the target files with the changes; -1: known at the
+	// end. The plan's are those of the disks as backed up.
+	FileSizes []int64      `json:"file_sizes,omitempty"`
+	Proof     *boot.Result `json:"proof,omitempty"`
 	// ProofFailed says why nothing could be proven either way.
 	ProofFailed string `json:"proof_failed,omitempty"`
 }
@@ -64,9 +88,10 @@ func (s *Spec) adapts() bool {
 	return s.Guest != nil && s.Guest.Adaptation != nil && !s.Guest.Adaptation.Nothing()
 }
 
-func (s *Spec) proves() bool {
-	return s.Guest != nil && (s.Guest.Proof.Mode == ProofAdvise || s.Guest.Proof.Mode == ProofRequire)
-}
+func (s *Spec) proves() bool { return s.Guest != nil && s.Guest.Proof.Wanted() }
+
+// Wanted tells whether a boot is to be tried.
+func (p Proof) Wanted() bool { return p.Mode == ProofAdvise || p.Mode == ProofRequire }
 
 const (
 	blobGuest = "guest" // GuestReceipt; its Layers make the layers valid
@@ -101,6 +126,7 @@ func (t *task) adapt(ctx context.Context) (err error) {
 	}
 	defer src.Close()
 	var layers []*overlay.Overlay
+	var images []disk.Image
 	var disks []disk.Disk
 	defer func() {
 		for _, l := range layers {
@@ -120,9 +146,13 @@ func (t *task) adapt(ctx context.Context) (err error) {
 			img.Close()
 			return err
 		}
-		layers, disks = append(layers, l), append(disks, l)
+		layers, images, disks = append(layers, l), append(images, img), append(disks, l)
 	}
-	res, err := adapt.Apply(ctx, disks, t.spec.Guest.Inspection, t.spec.Guest.Adaptation, adapt.Options{Image: im})
+	keys, err := ReadKeys(t.spec.Guest.KeyFiles)
+	if err != nil {
+		return &permanent{err}
+	}
+	res, err := adapt.Apply(ctx, disks, t.spec.Guest.Inspection, t.spec.Guest.Adaptation, adapt.Options{Image: im, Keys: keys})
 	var failed *adapt.Failure
 	if errors.As(err, &failed) && ctx.Err() == nil {
 		if failed.Log != "" {
@@ -159,6 +189,11 @@ func (t *task) adapt(ctx context.Context) (err error) {
 		if err := t.s.store.PutBlob(ctx, t.a.Job, blobMap(i), b); err != nil {
 			return err
 		}
+		size, err := t.fileSize(ctx, layered{l, images[i]}, i)
+		if err != nil {
+			return err
+		}
+		done.FileSizes = append(done.FileSizes, size)
 	}
 	for _, c := range res.Changes {
 		level, text := levelInfo, fmt.Sprintf("guest: %s %s: %s", c.Kind, c.Subject, c.Reason)
@@ -170,6 +205,58 @@ func (t *task) adapt(ctx context.Context) (err error) {
 		}
 	}
 	return t.save(ctx, blobGuest, done) // from here on the layers count
+}
+
+// fileSize is the length of the target file of an adapted disk; -1: known at the end.
+func (t *task) fileSize(ctx context.Context, img disk.Image, i int) (int64, error) {
+	d := t.spec.Plan.Disks[i]
+	if d.FileSize < 0 {
+		return -1, nil
+	}
+	src, _, err := t.padded(ctx, img, i)
+	if err != nil {
+		return 0, err
+	}
+	f, err := image.New(src, d.Delivery.Format, t.imageOptions(i))
+	if err != nil {
+		return 0, err
+	}
+	return f.Size(), nil
+}
+
+// order is the plan in the target's terms, with the lengths of adapted disks.
+func (t *task) order(ctx context.Context) (*target.Order, error) {
+	o := t.spec.Plan.Order(t.a.Job)
+	done := &GuestReceipt{}
+	if _, err := t.load(ctx, blobGuest, done); err != nil {
+		return nil, err
+	}
+	for i, n := range done.FileSizes {
+		o.Disks[i].FileSize = n
+	}
+	return o, nil
+}
+
+// maxKeyFile is cryptsetup's own bound.
+const maxKeyFile = 8 << 20
+
+// ReadKeys reads files with keys of LUKS containers.
+func ReadKeys(files []string) (keys [][]byte, err error) {
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err == nil && st.Size() > maxKeyFile {
+			err = fmt.Errorf("it has %d bytes, more than %d", st.Size(), maxKeyFile)
+		}
+		var b []byte
+		if err == nil {
+			b, err = os.ReadFile(f)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read a key of the guest: %w", err)
+		}
+		keys = append(keys, b)
+	}
+	return keys, nil
 }
 
 // layered is a disk under the layer of its adapted guest.
@@ -245,6 +332,11 @@ func (t *task) proof(ctx context.Context) error {
 	}
 	if want.Grade != boot.A {
 		q.Until = boot.Root
+	} else if im, err := t.s.appliance(); err == nil {
+		q.Appliance = im // the guest itself tells of its adapters; without, the login has to do
+		if q.Keys, err = ReadKeys(t.spec.Guest.KeyFiles); err != nil {
+			return &permanent{err}
+		}
 	}
 	if _, err := t.dir(); err != nil {
 		return err

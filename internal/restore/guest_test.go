@@ -33,7 +33,7 @@ func withGuest(t *testing.T) (*fixture, Request) {
 	sh(t, mke2fs, "-q", "-t", "ext4", "-d", root, raw, "32M")
 	f.files = []string{filepath.Join(filepath.Dir(f.files[0]), "guest.qcow2")}
 	sh(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, f.files[0])
-	r := f.request("adapted", &image.Format{Name: "raw"}, asFile, nil)
+	r := f.request("adapted", &image.Format{Name: "qcow2"}, asFile, nil) // its length depends on what was changed
 	r.Guest = &Guest{
 		Inspection: &guest.Inspection{Volumes: []guest.Volume{{ID: "disk0", Content: "ext4"}}, Roots: []guest.Root{{Volume: "disk0", Hostname: "before", Linux: &guest.Linux{}}}},
 		Adaptation: &guest.Adaptation{Changes: []guest.Change{{Kind: guest.SetHostname, Root: "disk0", Subject: "after", Reason: "as asked"}}},
@@ -43,6 +43,9 @@ func withGuest(t *testing.T) (*fixture, Request) {
 
 func content(t *testing.T, disk, file string) string {
 	t.Helper()
+	raw := filepath.Join(t.TempDir(), "raw")
+	sh(t, "qemu-img", "convert", "-O", "raw", disk, raw)
+	disk = raw
 	debugfs, err := exec.LookPath("debugfs")
 	if err != nil {
 		debugfs = "/usr/sbin/debugfs"
@@ -109,6 +112,9 @@ func TestGuestIsAdapted(t *testing.T) {
 	rc := f.receipt(j.ID)
 	if got := content(t, rc.Disks[0].Object, "/etc/hostname"); got != "after\n" {
 		t.Errorf("landed with %q", got)
+	}
+	if st, err := os.Stat(rc.Disks[0].Object); err != nil || len(rc.Guest.FileSizes) != 1 || st.Size() != rc.Guest.FileSizes[0] || st.Size() == r.Plan.Disks[0].FileSize {
+		t.Errorf("the file's length: %v, planned %d, %v", st, r.Plan.Disks[0].FileSize, err)
 	}
 	if rc.Guest == nil || len(rc.Guest.Layers) != 1 || len(rc.Guest.Changes) != 1 || len(rc.Guest.Changes[0].Files) != 1 || rc.Disks[0].Verified == "" || !rc.Guest.Changed(0) {
 		t.Errorf("the receipt: %+v", rc.Guest)

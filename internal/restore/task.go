@@ -168,7 +168,11 @@ func (t *task) session(ctx context.Context) (*use, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		s, err := tgt.Begin(ctx, t.spec.Plan.Order(t.a.Job), t.recorder())
+		order, err := t.order(ctx)
+		if err != nil {
+			return nil, nil, errors.Join(err, tgt.Close())
+		}
+		s, err := tgt.Begin(ctx, order, t.recorder())
 		if err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("cannot begin on %s: %w", t.spec.Plan.Target.Name, err), tgt.Close())
 		}

@@ -140,7 +140,7 @@ func (t *task) send(ctx context.Context, up target.Upload, i int) (*landing, err
 	meter := transfer.NewMeter()
 	stop := t.follow(ctx, meter)
 	defer stop()
-	res, err := Send(ctx, src, pd.Delivery, image.Options{BlockSize: pd.BlockSize, Level: pd.Level, Seed: t.seed(i), Name: t.spec.Plan.Machine.Name},
+	res, err := Send(ctx, src, pd.Delivery, t.imageOptions(i),
 		guard(up, t.gate()), jn.Journal, transfer.Options{Workers: o.Workers, InFlight: o.InFlight, Meter: meter, SyncEvery: t.s.syncEvery})
 	if err != nil {
 		return nil, err
@@ -226,6 +226,11 @@ func (t *task) padded(ctx context.Context, img disk.Image, i int) (image.Source,
 
 func (t *task) seed(i int) [32]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%s/%d", t.spec.Plan.Seed, i))
+}
+
+func (t *task) imageOptions(i int) image.Options {
+	d := t.spec.Plan.Disks[i]
+	return image.Options{BlockSize: d.BlockSize, Level: d.Level, Seed: t.seed(i), Name: t.spec.Plan.Machine.Name}
 }
 
 // Send moves one disk to an upload in the way the delivery says.

@@ -17,7 +17,6 @@ import (
 	"reflect"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -120,30 +119,24 @@ func (a *Agent) module(name string) error {
 	return nil
 }
 
-// portTime is how long a port is waited for: the host tells the driver of them one
-// by one, after it is loaded, and a busy host takes its time.
-const portTime = time.Minute
-
-// openPort opens a virtio-serial port by its name.
+// openPort opens a virtio-serial port by its name. The driver learns of ports from the
+// machine, after it was loaded: on a busy host that takes a moment.
 func openPort(name string) (*os.File, error) {
-	for begin := time.Now(); ; {
-		f, err := findPort(name)
-		if err == nil || time.Since(begin) > portTime {
-			return f, err
+	for range 3000 {
+		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+		if err != nil {
+			return nil, err
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func findPort(name string) (*os.File, error) {
-	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		if b, err := os.ReadFile(n); err == nil && strings.TrimSpace(string(b)) == name {
-			return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
+		for _, n := range names {
+			if b, err := os.ReadFile(n); err == nil && strings.TrimSpace(string(b)) == name {
+				f, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
+				if !errors.Is(err, os.ErrNotExist) {
+					return f, err
+				}
+			}
 		}
+		ts := unix.Timespec{Nsec: 20e6}
+		_ = unix.Nanosleep(&ts, nil)
 	}
 	return nil, fmt.Errorf("there is no port %s", name)
 }

@@ -167,8 +167,12 @@ func (a *Agent) format(q *proto.Format) error {
 			return err
 		}
 		input = q.Key
-		steps = [][]string{append(append([]string{"cryptsetup", "luksFormat", "--type", "luks2", "--batch-mode", "--key-file", "-", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"},
-			append(flag("--label", q.Label), flag("--uuid", q.UUID)...)...), node)}
+		kdf := []string{"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"}
+		if q.KDF == "argon2id" {
+			kdf = []string{"--pbkdf", "argon2id", "--pbkdf-memory", "32768", "--pbkdf-force-iterations", "4", "--pbkdf-parallel", "1"}
+		}
+		steps = [][]string{append(append([]string{"cryptsetup", "luksFormat", "--type", "luks2", "--batch-mode", "--key-file", "-"},
+			append(kdf, append(flag("--label", q.Label), flag("--uuid", q.UUID)...)...)...), node)}
 	default:
 		return &proto.Error{Code: "unsupported", Text: "cannot make " + q.FS}
 	}

@@ -241,6 +241,9 @@ type (
 		Label  string `json:"label,omitempty"`
 		UUID   string `json:"uuid,omitempty"`
 		Key    []byte `json:"key,omitempty"`
+		// KDF of a LUKS2 container: "pbkdf2" (default) or "argon2id", both at little cost:
+		// what is made here is made to be tested with.
+		KDF string `json:"kdf,omitempty"`
 	}
 	// Chroot runs a program of the guest in its root, with /dev, /proc and /sys.
 	// This executes the guest's code, inside the appliance.

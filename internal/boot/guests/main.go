@@ -1,28 +1,23 @@
 // Command guests makes the test guests whose file systems need the appliance, and
-// prints which guest comes up on which target's virtual hardware.
+// prints which guest comes up on which target's virtual hardware: what the
+// inspection predicts, what a boot shows, and both again once the guest is adapted.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
-	"text/tabwriter"
-	"time"
 
 	"ascend/internal/appliance"
 	"ascend/internal/appliance/proto"
-	"ascend/internal/boot"
 	"ascend/internal/disk"
 	"ascend/internal/disk/open"
 	"ascend/internal/disk/overlay"
 	"ascend/internal/qemu"
-	"ascend/internal/vm"
 )
 
 func main() {
@@ -44,15 +39,15 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return errors.New("say make or report")
 	}
-	if args[0] == "report" {
-		return report(ctx, dir, args[1:])
-	}
 	im, err := appliance.Open("")
 	if errors.Is(err, appliance.ErrNoImage) {
 		im, err = appliance.Build(ctx, appliance.BuildOptions{Log: func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }})
 	}
 	if err != nil {
 		return err
+	}
+	if args[0] == "report" {
+		return report(ctx, im, dir, args[1:])
 	}
 	for _, n := range []string{"debian-xfs", "debian-btrfs", "debian-lvm", "debian-luks", "debian-dirty"} {
 		out := filepath.Join(dir, n+".qcow2")
@@ -144,6 +139,9 @@ const (
 	luksUUID = "11111111-2222-3333-4444-777777777777"
 )
 
+// luksKey is what build/guests puts into the guest's key file.
+var luksKey = []byte("ascend test key")
+
 // recipe is what makes the file systems of a guest, and whether its tree follows.
 func recipe(name string) (calls []proto.Call, fill bool) {
 	format := func(dev, fs, label, uuid string) proto.Call {
@@ -164,7 +162,7 @@ func recipe(name string) (calls []proto.Call, fill bool) {
 			format("/dev/mapper/guest-root", "ext4", "root", rootUUID), mount("/dev/mapper/guest-root", ""), mkdir, mount("/dev/disk/0p3", "/boot"),
 		}, true
 	case "debian-luks":
-		key := []byte("ascend test key")
+		key := luksKey
 		return []proto.Call{
 			format("/dev/disk/0p3", "ext4", "boot", bootUUID), {Format: &proto.Format{Device: "/dev/disk/0p4", FS: "luks", UUID: luksUUID, Key: key}},
 			{LUKS: &proto.LUKS{Device: "/dev/disk/0p4", Name: "cryptroot", Key: key}},
@@ -202,62 +200,4 @@ func dump(ctx context.Context, d disk.Disk, path string) error {
 		return nil
 	})
 	return errors.Join(err, f.Close())
-}
-
-// hardware is a column of the report.
-type hardware struct {
-	platform vm.Platform
-	firmware vm.Firmware
-	storage  vm.Bus
-	nic      vm.NICModel
-}
-
-var columns = []hardware{
-	{vm.VMware, vm.BIOS, vm.BusIDE, vm.E1000}, // the source's own: it must come up there
-	{vm.VMware, vm.BIOS, vm.BusPVSCSI, vm.VMXNET3},
-	{vm.CloudStack, vm.BIOS, vm.BusVirtioBlk, vm.VirtioNet},
-	{vm.Nutanix, vm.BIOS, vm.BusVirtioSCSI, vm.VirtioNet},
-	{vm.AWS, vm.BIOS, "", ""},
-	{vm.AWS, vm.UEFI, "", ""},
-	{vm.HyperV, vm.UEFI, "", ""},
-}
-
-// report prints a line for each guest and hardware, as each is done.
-func report(ctx context.Context, dir string, args []string) error {
-	fl := flag.NewFlagSet("report", flag.ContinueOnError)
-	only := fl.String("guests", "debian,debian-bios,debian-uefi,debian-uefi-nofallback,debian-devfstab,debian-static,debian-dracut,debian-dirty,debian-xfs,debian-btrfs,debian-lvm,debian-luks", "names")
-	until := fl.String("until", string(boot.Root), "milestone")
-	if err := fl.Parse(args); err != nil {
-		return err
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "guest\ttarget\tfirmware\tstorage\tbefore\tgrade\taddress\tseconds\tcpu-s\twhy")
-	for _, g := range strings.Split(*only, ",") {
-		for _, h := range columns {
-			if g == "debian-bios" && h.firmware == vm.UEFI || strings.HasPrefix(g, "debian-uefi") && h.firmware == vm.BIOS {
-				continue
-			}
-			img, err := openImage(filepath.Join(dir, g+".qcow2"))
-			if err != nil {
-				return err
-			}
-			r, err := boot.Prove(ctx, boot.Request{
-				Disks: []disk.Disk{img}, Platform: h.platform, Firmware: h.firmware, Storage: h.storage, NIC: h.nic,
-				Until: boot.Milestone(*until), Limit: 10 * time.Minute,
-			})
-			img.Close()
-			if err != nil {
-				return fmt.Errorf("%s on %s: %w", g, h.platform, err)
-			}
-			came := string(r.Milestone)
-			if r.Failure != "" {
-				came = "no"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f\t%.0f\t%s\n", g, h.platform, h.firmware, r.Hardware.Storage, came, r.Grade, strings.Join(r.Network.Address, " "), r.Seconds, r.CPU, r.Failure)
-			if err := w.Flush(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

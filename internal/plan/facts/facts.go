@@ -24,6 +24,12 @@ const patience = time.Minute
 // what the backup says, or "". It never fails a plan: what could not be looked at
 // is in Incomplete. The end of ctx is an error.
 func Inspect[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) (*plan.GuestFacts, error) {
+	_, g, err := Look(ctx, disks, firmware)
+	return g, err
+}
+
+// Look is Inspect, with all that was found; nil when nothing could be.
+func Look[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) (*guest.Inspection, *plan.GuestFacts, error) {
 	list := make([]disk.Disk, len(disks))
 	for i, d := range disks {
 		list[i] = d
@@ -33,11 +39,11 @@ func Inspect[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) 
 	in, err := guest.Inspect(bounded, list, guest.Options{Firmware: firmware})
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	case err != nil:
-		return Unread(err), nil
+		return nil, Unread(err), nil
 	}
-	return Of(in), nil
+	return in, Of(in), nil
 }
 
 // Unread are the facts of a guest that could not be inspected.

@@ -219,10 +219,13 @@ func (a *API) submit(ctx context.Context, key string, n NewJob) (jobs.Job, error
 		}
 		return jobs.Job{}, p
 	}
+	if b := n.Options.BootProof; b != "" && b != "off" && made.Inspection == nil {
+		return jobs.Job{}, notValid("body.options.boot_proof", "there is no boot to prove on this target")
+	}
 	if key != "" {
 		key = auth.From(ctx).UserID + "/" + key
 	}
-	j, err := a.Jobs.Submit(ctx, jobs.Order{Plan: made.Plan, Repository: src.Dir, Images: made.Images, Maps: made.Maps, Options: n.Options, Key: key})
+	j, err := a.Jobs.Submit(ctx, jobs.Order{Plan: made.Plan, Repository: src.Dir, Images: made.Images, Maps: made.Maps, Inspection: made.Inspection, Adaptation: made.Adaptation, Options: n.Options, Key: key})
 	if err != nil {
 		return j, err
 	}

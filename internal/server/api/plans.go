@@ -313,7 +313,7 @@ func (a *API) importPlan(ctx context.Context, text string) (*NewPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &NewPlan{Backup: id, Target: doc.Plan.Target.Name, Wish: planning.Wish{Document: doc.Plan, PowerOn: doc.Plan.PowerOn}}, nil
+	return &NewPlan{Backup: id, Target: doc.Plan.Target.Name, Wish: planning.Wish{Document: doc.Plan, PowerOn: doc.Plan.PowerOn, Guest: doc.Plan.Guest}}, nil
 }
 
 // findBackup is the id of the backup that a plan names.

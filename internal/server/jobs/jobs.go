@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ascend/internal/disk"
+	"ascend/internal/guest"
 	"ascend/internal/plan"
 	"ascend/internal/target"
 )
@@ -75,6 +76,8 @@ type Options struct {
 	Disks       int   `json:"disks,omitempty" minimum:"0" maximum:"64" doc:"disks at once; 0: the default"`
 	Workers     int   `json:"workers,omitempty" minimum:"0" maximum:"64" doc:"ranges at once for each disk; 0: the target's"`
 	Bandwidth   int64 `json:"bandwidth,omitempty" minimum:"0" doc:"bytes a second of this job; 0: no cap"`
+	// BootProof is as restore.ParseProof reads it.
+	BootProof string `json:"boot_proof,omitempty" enum:",off,advise,require,require:A,require:B,require:C" doc:"boot the machine on the target's virtual hardware, on the server and cut off, before anything is sent"`
 }
 
 // Order is a plan to be carried out.
@@ -83,6 +86,8 @@ type Order struct {
 	Repository string // its folder
 	Images     []disk.Image
 	Maps       []*disk.Map
+	Inspection *guest.Inspection // of the system on the disks; nil: not looked at
+	Adaptation *guest.Adaptation // what is changed of it; nil: nothing
 	Options    Options
 	Key        string // the same key gives the same job
 }

@@ -3,6 +3,7 @@
 package planning
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"slices"
 	"time"
 
+	"ascend/internal/adapt"
 	"ascend/internal/backup"
 	"ascend/internal/disk"
+	"ascend/internal/guest"
 	"ascend/internal/image"
 	"ascend/internal/plan"
 	"ascend/internal/plan/facts"
@@ -34,6 +37,8 @@ type Wish struct {
 	MappingSet string            `json:"mapping_set,omitempty" maxLength:"128" doc:"the id of a mapping set; mapping goes before it"`
 	Options    map[string]string `json:"options,omitempty" doc:"of the platform, by its capabilities"`
 	PowerOn    bool              `json:"power_on,omitempty"`
+	Guest      *plan.GuestWish   `json:"guest,omitempty" doc:"what is wanted of the system on the disks"`
+	LeaveGuest bool              `json:"leave_guest,omitempty" doc:"send the disks as they are: nothing of the system on them is changed"`
 
 	MAC    string      `json:"mac,omitempty" enum:",keep,new" doc:"keep: where the target can"`
 	UUID   string      `json:"uuid,omitempty" enum:",keep,new" doc:"keep: where the target can"`
@@ -53,6 +58,10 @@ type Made struct {
 	Plan   *plan.Plan
 	Images []disk.Image
 	Maps   []*disk.Map
+	// Inspection and Adaptation are of the system on the disks; nil: it was not looked at,
+	// and is left as it is.
+	Inspection *guest.Inspection
+	Adaptation *guest.Adaptation
 }
 
 // Close closes the images.
@@ -130,12 +139,19 @@ func Make(ctx context.Context, src Source, to Target, w Wish) (_ *Made, err erro
 		}
 	}
 	if to.Ref.Platform != vm.Local {
-		if r.Guest, err = facts.Inspect(ctx, m.Images, r.Machine.Firmware); err != nil {
+		if m.Inspection, r.Guest, err = facts.Look(ctx, m.Images, r.Machine.Firmware); err != nil {
 			return nil, err
 		}
 	}
-	if m.Plan, err = plan.Make(*r); err != nil {
+	in, why := m.Inspection, ""
+	if w.LeaveGuest {
+		in = nil
+	}
+	if m.Plan, m.Adaptation, why, err = adapt.Plan(r, in, guest.Choices{}, adapt.Ready); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWish, err)
+	}
+	if g := w.Guest; g != nil && (g.Hostname != "" || len(g.Addresses) > 0) && m.Adaptation == nil && (why != "" || in == nil) {
+		return nil, fmt.Errorf("%w: the guest cannot be changed as asked: %s", ErrWish, cmp.Or(why, "it is not looked at"))
 	}
 	return m, nil
 }
@@ -154,7 +170,7 @@ func (w Wish) request(src Source, sources []plan.Source, c target.Capabilities) 
 	}
 	b := src.Backup
 	r.Backup = plan.BackupRef{Repository: src.Dir, ID: b.ID, VM: b.VM, Type: string(b.Type), Created: b.Created}
-	r.Region, r.Source = w.Region, w.Ran
+	r.Region, r.Source, r.GuestWish = w.Region, w.Ran, w.Guest
 	if b.Origin != vm.Unknown && b.Origin != vm.Local && b.Layout == backup.LayoutContext {
 		r.Evidence = []plan.Evidence{{Platform: b.Origin, Weight: 100, What: "the backup's own record names it"}}
 	}

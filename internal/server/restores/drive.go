@@ -81,9 +81,18 @@ var _ Driver = Restores{}
 
 // Submit stores a job and begins it.
 func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
+	proof, err := restore.ParseProof(o.Options.BootProof)
+	if err != nil {
+		return "", err
+	}
+	var g *restore.Guest
+	if o.Inspection != nil && (o.Adaptation != nil || proof.Wanted()) {
+		g = &restore.Guest{Inspection: o.Inspection, Adaptation: o.Adaptation, Proof: proof}
+	}
 	j, err := r.Service.Submit(ctx, restore.Request{
 		Spec: restore.Spec{
-			Plan: o.Plan, Source: restore.SourceRef{Repository: o.Repository, Backup: o.Plan.Backup.ID}, Fingerprint: restore.Fingerprint(o.Images),
+			Guest: g,
+			Plan:  o.Plan, Source: restore.SourceRef{Repository: o.Repository, Backup: o.Plan.Backup.ID}, Fingerprint: restore.Fingerprint(o.Images),
 			Options: restore.Options{Keep: o.Options.Keep, NoVerify: o.Options.NoVerify, CheckBackup: o.Options.CheckBackup, Disks: o.Options.Disks, Workers: o.Options.Workers, Bandwidth: o.Options.Bandwidth},
 		},
 		Maps: o.Maps, Unique: o.Key,

@@ -1,12 +1,19 @@
-// Command sims runs the simulated platforms for the browser's tests until its
-// standard input ends, and prints how they are reached as one line of JSON.
+// Command sims runs the simulated platforms for the browser's tests and the demo of
+// migrations until its standard input ends, and prints how they are reached as one
+// line of JSON. With -config it also writes a configuration for the command line:
+// a target for each, named as its platform.
 package main
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path/filepath"
+
+	"github.com/goccy/go-yaml"
 
 	"ascend/internal/target/aws/awssim"
 	"ascend/internal/target/azure/armsim"
@@ -30,6 +37,8 @@ func main() {
 }
 
 func run() error {
+	config := flag.String("config", "", "write a configuration to this `file`, and the secrets beside it")
+	flag.Parse()
 	vc, err := vcsimtest.Start(vcsimtest.Small())
 	if err != nil {
 		return err
@@ -52,7 +61,7 @@ func run() error {
 		return err
 	}
 	defer arm.Close()
-	err = json.NewEncoder(os.Stdout).Encode([]simulated{
+	all := []simulated{
 		{vm.VMware, map[string]string{"url": vc.Host, "username": vcsimtest.Username, "ca_file": vc.CAFile}, map[string]string{"password": vcsimtest.Password}},
 		{vm.CloudStack, map[string]string{"url": cs.URL, "api_key": cssim.APIKey, "ca_file": cs.CAFile, "zone": cssim.Zone}, map[string]string{"secret_key": cssim.SecretKey}},
 		{vm.Nutanix, map[string]string{"url": prism.URL, "user": prismsim.User, "ca_file": prism.CAFile, "cluster": prismsim.Cluster}, map[string]string{"password": prismsim.Password}},
@@ -61,9 +70,37 @@ func run() error {
 			"subscription": armsim.Subscription, "tenant": armsim.Tenant, "client_id": armsim.ClientID, "resource_group": armsim.Group,
 			"ca_file": arm.CAFile, "arm_endpoint": arm.URL, "authority_host": arm.URL,
 		}, map[string]string{"client_secret": armsim.ClientSecret}},
-	})
+	}
+	if *config != "" {
+		if err := write(*config, all); err != nil {
+			return err
+		}
+	}
+	err = json.NewEncoder(os.Stdout).Encode(all)
 	if err == nil {
 		_, err = io.Copy(io.Discard, os.Stdin)
 	}
 	return err
+}
+
+// write writes the configuration; a secret stands in a file of its own.
+func write(file string, all []simulated) error {
+	targets := map[string]map[string]string{}
+	for _, s := range all {
+		t := maps.Clone(s.Settings)
+		t["platform"] = string(s.Platform)
+		for k, v := range s.Secrets {
+			f := filepath.Join(filepath.Dir(file), string(s.Platform)+"."+k)
+			if err := os.WriteFile(f, []byte(v), 0o600); err != nil {
+				return err
+			}
+			t[k+"_file"] = f
+		}
+		targets[string(s.Platform)] = t
+	}
+	b, err := yaml.Marshal(map[string]any{"targets": targets})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o600)
 }

@@ -122,13 +122,11 @@ func (v *VCenter) Disk(t testing.TB, d *types.VirtualDisk) []byte {
 	if posted == nil {
 		return v.flat(t, d)
 	}
-	var raw []byte
-	err := inflate(posted, func(file string) {
-		var err error
-		if raw, err = os.ReadFile(file); err != nil {
-			t.Fatal(err)
-		}
-	})
+	dir := t.TempDir()
+	if err := inflate(posted, dir); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "out"))
 	if err != nil {
 		t.Fatal(err)
 	}

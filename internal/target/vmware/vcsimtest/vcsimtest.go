@@ -76,6 +76,15 @@ type VCenter struct {
 	posts  int
 	handle func(w http.ResponseWriter, r *http.Request) bool
 	stall  chan struct{}
+
+	flats sync.Mutex
+	last  inflated // the one that was read last
+}
+
+// inflated is a flat file that was made of an imported disk.
+type inflated struct {
+	name, dir string
+	of        []byte
 }
 
 // Small is the inventory most tests use: a cluster of one host, two datastores,
@@ -148,6 +157,7 @@ func (v *VCenter) Close() {
 	v.Server.CloseClientConnections()
 	v.Server.Close()
 	v.Model.Remove()
+	_ = os.RemoveAll(v.last.dir)
 }
 
 // The simulator doubles every device of a machine whose name holds a "%", as an
@@ -263,19 +273,37 @@ func (v *VCenter) serveGet(w http.ResponseWriter, r *http.Request) {
 		v.Model.Service.ServeDatastore(w, r)
 		return
 	}
-	err := inflate(posted, func(file string) { http.ServeFile(w, r, file) })
+	f, err := v.open(base, posted)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
+	defer func() { _ = f.Close() }()
+	http.ServeContent(w, r, base, time.Time{}, f)
 }
 
-// inflate has qemu-img make a raw file of a VMDK, for as long as use runs.
-func inflate(vmdk []byte, use func(file string)) error {
-	dir, err := os.MkdirTemp("", "vcsimtest")
-	if err != nil {
-		return err
+// open opens the flat file of an imported disk, which is read in many requests.
+func (v *VCenter) open(name string, posted []byte) (*os.File, error) {
+	v.flats.Lock()
+	defer v.flats.Unlock()
+	if v.last.name != name || len(v.last.of) != len(posted) || len(posted) > 0 && &v.last.of[0] != &posted[0] {
+		_ = os.RemoveAll(v.last.dir)
+		v.last = inflated{}
+		dir, err := os.MkdirTemp("", "vcsimtest")
+		if err != nil {
+			return nil, err
+		}
+		if err := inflate(posted, dir); err != nil {
+			_ = os.RemoveAll(dir)
+			return nil, err
+		}
+		v.last = inflated{name, dir, posted}
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	return os.Open(filepath.Join(v.last.dir, "out"))
+}
+
+// inflate has qemu-img make a raw file "out" of a VMDK in a folder.
+func inflate(vmdk []byte, dir string) error {
 	src, dst := filepath.Join(dir, "in"), filepath.Join(dir, "out")
 	if err := os.WriteFile(src, vmdk, 0o600); err != nil {
 		return err
@@ -287,6 +315,5 @@ func inflate(vmdk []byte, use func(file string)) error {
 	if err != nil {
 		return fmt.Errorf("qemu-img: %w: %s", err, out)
 	}
-	use(dst)
 	return nil
 }

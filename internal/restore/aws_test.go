@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,13 +23,7 @@ import (
 func onAWS(t *testing.T, f *fixture) (*awssim.Sim, func(*plan.Request)) {
 	sim := awssim.Start(awssim.Options{})
 	t.Cleanup(sim.Close)
-	f.open = func() (target.Target, error) {
-		return aws.Kind().Open(t.Context(), target.Settings{
-			Name: "there", Platform: vm.AWS,
-			Values:  map[string]string{"region": "eu-central-1", "endpoint": sim.URL, "access-key": awssim.AccessKey},
-			Secrets: map[string]secret.String{"secret-key": secret.New(awssim.SecretKey)},
-		})
-	}
+	f.open = func() (target.Target, error) { return openAWS(t.Context(), sim.URL) }
 	return sim, func(r *plan.Request) {
 		r.Target = plan.TargetRef{Name: "there", Platform: vm.AWS}
 		tgt, err := f.open()
@@ -41,6 +36,15 @@ func onAWS(t *testing.T, f *fixture) (*awssim.Sim, func(*plan.Request)) {
 		r.Machine.Guest.Arch = vm.AMD64
 		r.PowerOn = true
 	}
+}
+
+// openAWS opens a simulated account.
+func openAWS(ctx context.Context, url string) (target.Target, error) {
+	return aws.Kind().Open(ctx, target.Settings{
+		Name: "there", Platform: vm.AWS,
+		Values:  map[string]string{"region": "eu-central-1", "endpoint": url, "access-key": awssim.AccessKey},
+		Secrets: map[string]secret.String{"secret-key": secret.New(awssim.SecretKey)},
+	})
 }
 
 // TestSnapshotLost: EBS gives a snapshot up while it is sent. The disk is sent

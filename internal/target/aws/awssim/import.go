@@ -117,7 +117,8 @@ func (s *Sim) step(k *importTask) {
 				k.status, k.message = "deleted", "ClientError: Unable to read the disk"
 				return
 			}
-			sn := &snapshot{id: s.newID("snap"), desc: "Created by AWS-VMImport service for " + k.id, gib: src.gib, state: "completed", sealed: true, started: time.Now().UTC(), blocks: maps.Clone(src.blocks)}
+			sn := &snapshot{id: s.newID("snap"), desc: "Created by AWS-VMImport service for " + k.id, gib: src.gib, state: "completed", sealed: true, started: s.now(), blocks: maps.Clone(src.blocks)}
+			sn.lineage = sn.id
 			s.snaps[sn.id] = sn
 			k.made = append(k.made, sn.id)
 			im.maps = append(im.maps, mapping{device: device(i), snapshot: sn.id, kind: "gp2", gib: sn.gib})

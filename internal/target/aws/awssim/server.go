@@ -79,6 +79,7 @@ type Sim struct {
 	hold    chan struct{}
 	seen    []Request
 	latency time.Duration
+	last    time.Time // of a snapshot
 }
 
 // Request is one request as it arrived.

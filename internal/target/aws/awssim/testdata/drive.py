@@ -61,8 +61,18 @@ assert got["BlockData"].read() == block and got["DataLength"] == len(block)
 empty = ebs.start_snapshot(VolumeSize=1, ClientToken="b")["SnapshotId"]
 ebs.complete_snapshot(SnapshotId=empty, ChangedBlocksCount=0)
 until(lambda: ec2.describe_snapshots(SnapshotIds=[empty])["Snapshots"][0]["State"] == "completed")
-c = ebs.list_changed_blocks(FirstSnapshotId=empty, SecondSnapshotId=snap)["ChangedBlocks"]
-assert [b["BlockIndex"] for b in c] == [7, 2047] and "FirstBlockToken" not in c[0]
+refused("ValidationException", ebs.list_changed_blocks, FirstSnapshotId=empty, SecondSnapshotId=snap)
+refused("ValidationException", ebs.start_snapshot, VolumeSize=1, ClientToken="d", ParentSnapshotId=snap, Encrypted=True)
+child = ebs.start_snapshot(VolumeSize=1, ClientToken="d", ParentSnapshotId=snap)["SnapshotId"]
+put(child, 7, bytes(512 << 10))
+put(child, 9, block)
+refused("ValidationException", ebs.complete_snapshot, SnapshotId=child, ChangedBlocksCount=3)
+ebs.complete_snapshot(SnapshotId=child, ChangedBlocksCount=2)
+until(lambda: ec2.describe_snapshots(SnapshotIds=[child])["Snapshots"][0]["State"] == "completed")
+c = ebs.list_changed_blocks(FirstSnapshotId=snap, SecondSnapshotId=child)["ChangedBlocks"]
+assert [b["BlockIndex"] for b in c] == [7, 9] and "FirstBlockToken" in c[0] and "FirstBlockToken" not in c[1], c
+assert [b["BlockIndex"] for b in ebs.list_snapshot_blocks(SnapshotId=child)["Blocks"]] == [7, 9, 2047]
+ec2.delete_snapshot(SnapshotId=child)
 
 dev = [{"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": snap, "VolumeType": "gp3"}}]
 plain = ec2.register_image(Name="plain", RootDeviceName="/dev/sda1", BlockDeviceMappings=dev)["ImageId"]

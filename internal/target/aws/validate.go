@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"ascend/internal/awsapi"
@@ -39,7 +40,10 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 	if !add("region", fmt.Sprintf("%s, zones %s", t.c.Region(), strings.Join(zones, ", ")), err) {
 		return out
 	}
-	for _, r := range rights {
+	if t.bucket != "" {
+		add("bucket", t.bucket, t.c.Bucket(ctx, t.bucket))
+	}
+	for _, r := range t.needs() {
 		add("permission "+r.name(), "granted", t.ask(ctx, r))
 	}
 	for _, q := range []struct{ service, code, name string }{
@@ -91,6 +95,36 @@ var rights = []right{
 	{"ec2", "DeleteVolume", awsapi.Params{"VolumeId": noVolume}, "InvalidVolume"},
 }
 
+// s3Rights are those of disks that travel by S3.
+var s3Rights = []right{
+	{service: "s3", action: "PutObject"},
+	{"ec2", "ImportSnapshot", awsapi.Params{"DiskContainer.Format": "VMDK", "DiskContainer.UserBucket.S3Key": "ascend/none"}, "InvalidParameter"},
+}
+
+// needs are the rights that restores by this target need.
+func (t *cloud) needs() []right {
+	if t.bucket == "" {
+		return rights
+	}
+	return append(slices.Clone(rights), s3Rights...)
+}
+
+// rightsOf names what one way of a disk alone needs.
+func rightsOf(path string) (out []string) {
+	if path == pathS3 {
+		for _, r := range s3Rights {
+			out = append(out, r.name())
+		}
+		return out
+	}
+	for _, r := range rights {
+		if r.service == "ebs" {
+			out = append(out, r.name())
+		}
+	}
+	return out
+}
+
 // ask is nil when a right is granted.
 func (t *cloud) ask(ctx context.Context, r right) (err error) {
 	switch r.action {
@@ -101,9 +135,14 @@ func (t *cloud) ask(ctx context.Context, r right) (err error) {
 		err = t.c.PutBlock(ctx, noSnapshot, 0, zeros, sha256.Sum256(zeros), nil)
 	case "CompleteSnapshot":
 		err = t.c.CompleteSnapshot(ctx, noSnapshot, 0, nil)
+	case "PutObject":
+		_, err = t.c.PutPart(ctx, t.bucket, "ascend/none", "none", 1, nil)
 	default:
 		p := maps.Clone(r.p)
 		p["DryRun"] = "true"
+		if r.action == "ImportSnapshot" {
+			p["DiskContainer.UserBucket.S3Bucket"] = t.bucket
+		}
 		err = t.c.EC2(ctx, r.action, p, nil)
 	}
 	switch code := awsapi.Code(err); {
@@ -111,6 +150,8 @@ func (t *cloud) ask(ctx context.Context, r right) (err error) {
 		return errors.New("a request that was to change nothing was carried out")
 	case r.service == "ebs" && (code == "ResourceNotFoundException" || code == "ValidationException"):
 		return nil // after AccessDeniedException would have come
+	case r.service == "s3" && code == "NoSuchUpload":
+		return nil // likewise
 	case code == "DryRunOperation" || r.absent != "" && strings.HasPrefix(code, r.absent):
 		return nil
 	}

@@ -92,6 +92,7 @@ func init() { //nolint:gochecknoinits // breaks the cycle from handlers to the t
 		"DeleteVolume": (*Sim).deleteVolume, "DescribeVolumes": (*Sim).describeVolumes,
 		"DescribeInstanceTypes": (*Sim).describeTypes, "DescribeSubnets": (*Sim).subnets, "DescribeSecurityGroups": (*Sim).securityGroups,
 		"CreateTags": (*Sim).createTags, "ImportImage": (*Sim).importImage, "DescribeImportImageTasks": (*Sim).importTasks, "CancelImportTask": (*Sim).cancelImport,
+		"ImportSnapshot": (*Sim).importSnapshot, "DescribeImportSnapshotTasks": (*Sim).describeDiskImports,
 		"CreateSnapshots": (*Sim).createSnapshots, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
 	}
 	stsActions = map[string]handler{"GetCallerIdentity": (*Sim).identity, "AssumeRole": (*Sim).assumeRole}

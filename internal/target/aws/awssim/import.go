@@ -148,6 +148,13 @@ func (s *Sim) importTasks(p *params) ([]el, *apiError) {
 func (s *Sim) cancelImport(p *params) ([]el, *apiError) {
 	id := p.get("ImportTaskId")
 	p.get("CancelReason")
+	if k := s.diskImports[id]; k != nil {
+		if k.status != "active" {
+			return nil, bad("IncorrectState", "the task is %s", k.status)
+		}
+		k.status = "deleting"
+		return []el{e("importTaskId", id), e("previousState", "active"), e("state", "deleting")}, nil
+	}
 	k := s.imports[id]
 	switch {
 	case k == nil:

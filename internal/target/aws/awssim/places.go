@@ -217,6 +217,12 @@ func (s *Sim) Inventory() (out []string) {
 		}
 		out = append(out, fmt.Sprintf("snapshot %s %d GiB %x %q", id, sn.gib, h.Sum(nil)[:8], sn.tags))
 	}
+	for key, o := range s.objects {
+		out = append(out, fmt.Sprintf("object %s of %d bytes", key, len(o)))
+	}
+	for _, u := range s.uploads {
+		out = append(out, fmt.Sprintf("multipart upload of %s", u.key))
+	}
 	for id, im := range s.images {
 		out = append(out, fmt.Sprintf("image %s %q", id, im.name))
 	}

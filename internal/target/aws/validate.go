@@ -40,12 +40,7 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 	if !add("region", fmt.Sprintf("%s, zones %s", t.c.Region(), strings.Join(zones, ", ")), err) {
 		return out
 	}
-	if t.bucket != "" {
-		add("bucket", t.bucket, t.c.Bucket(ctx, t.bucket))
-	}
-	for _, r := range t.needs() {
-		add("permission "+r.name(), "granted", t.ask(ctx, r))
-	}
+	t.checkRights(ctx, add)
 	for _, q := range []struct{ service, code, name string }{
 		{"ec2", quotaStandard, "vCPUs of running on-demand standard instances"}, {"ebs", quotaGP3, "TiB of gp3 volumes"},
 	} {
@@ -58,6 +53,38 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 		add("quota "+q.code, detail, err)
 	}
 	return out
+}
+
+// checkRights checks the bucket and every right. What only one way of disks lacks is no
+// failure while another has all that it needs: plans take that.
+func (t *cloud) checkRights(ctx context.Context, add func(name, detail string, err error) bool) {
+	type answer struct {
+		name, way, detail string
+		err               error
+	}
+	var all []answer
+	shut := map[string]bool{pathS3: t.bucket == ""}
+	if t.bucket != "" {
+		all = append(all, answer{"bucket", pathS3, t.bucket, t.c.Bucket(ctx, t.bucket)})
+	}
+	for _, r := range t.needs() {
+		a := answer{"permission " + r.name(), "", "granted", t.ask(ctx, r)}
+		for _, way := range []string{pathEBS, pathS3} {
+			if slices.Contains(rightsOf(way), r.name()) {
+				a.way = way
+			}
+		}
+		all = append(all, a)
+	}
+	for _, a := range all {
+		shut[a.way] = shut[a.way] || a.err != nil
+	}
+	for _, a := range all {
+		if a.err != nil && a.way != "" && !(shut[pathEBS] && shut[pathS3]) {
+			a.detail, a.err = "no disk travels by "+a.way+": "+translate(a.err).Error(), nil
+		}
+		add(a.name, a.detail, a.err)
+	}
 }
 
 // right is one permission, and a request that needs it and changes nothing: it

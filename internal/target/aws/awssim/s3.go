@@ -192,12 +192,15 @@ func (s *Sim) join(bucket, key, id string, body []byte) ([]el, *apiError) {
 	if err := xml.Unmarshal(body, &in); err != nil || len(in.Parts) == 0 {
 		return nil, bad("MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema")
 	}
+	for i, p := range in.Parts {
+		if i > 0 && p.PartNumber <= in.Parts[i-1].PartNumber {
+			return nil, bad("InvalidPartOrder", "The list of parts was not in ascending order.")
+		}
+	}
 	var whole []byte
 	for i, p := range in.Parts {
 		have, ok := s.uploads[id].parts[p.PartNumber]
 		switch {
-		case i > 0 && p.PartNumber <= in.Parts[i-1].PartNumber:
-			return nil, bad("InvalidPartOrder", "The list of parts was not in ascending order.")
 		case !ok || strings.Trim(p.ETag, `"`) != strings.Trim(etag(have), `"`):
 			return nil, bad("InvalidPart", "One or more of the specified parts could not be found.")
 		case i < len(in.Parts)-1 && len(have) < minPart:

@@ -34,8 +34,9 @@ const (
 )
 
 const (
-	partSize   = 8 << 20
-	partsAtOne = 8
+	partSize = 8 << 20
+	// inFlight bounds the bytes of parts on their way; one part always is.
+	inFlight = 64 << 20
 )
 
 // byS3 is the way by S3: of the formats that ImportSnapshot reads the one that leaves
@@ -122,7 +123,7 @@ func (s *session) openObject(ctx context.Context, i int) (*object, error) {
 	} else if err := s.beginObject(ctx, o); err != nil {
 		return fail(err)
 	}
-	o.send = parts.New(parts.Options{Size: size, Most: partsAtOne, Landed: landed, Put: o.put})
+	o.send = parts.New(parts.Options{Size: size, Most: int(max(inFlight/size, 1)), Landed: landed, Put: o.put})
 	return o, nil
 }
 
@@ -342,7 +343,11 @@ func (s *session) importDisk(ctx context.Context, o *object) (string, error) {
 	}
 	r, err := s.make(ctx, kindDiskImport, name, func(id string) (bool, error) {
 		k, err := s.t.diskImport(ctx, id)
-		return k != nil && k.Status != "deleted" && k.Status != "deleting", err
+		if err != nil || k == nil || k.Snapshot == "" {
+			return k != nil && k.Status != "deleted" && k.Status != "deleting", err
+		}
+		sn, err := s.t.snapshot(ctx, k.Snapshot) // somebody may have deleted it
+		return sn != nil, err
 	}, func(token string, tags []awsapi.Tag) (string, error) {
 		p := awsapi.Params{
 			"ClientToken": token, "Description": tagText(fmt.Sprintf("ascend job %.100s, disk %d", s.order.Job, o.i)),

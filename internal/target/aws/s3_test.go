@@ -180,3 +180,12 @@ func TestObjectLost(t *testing.T) {
 		t.Errorf("left: %q", left)
 	}
 }
+
+// TestParts: the parts of the largest disk fit S3's numbers and sizes, and memory.
+func TestParts(t *testing.T) {
+	for _, c := range []struct{ virtual, part int64 }{{vm.GiB, 8 << 20}, {74 * vm.GiB, 8 << 20}, {2 * vm.TiB, 221 << 20}, {16 * vm.TiB, 1767 << 20}} {
+		if got := partOf(c.virtual); got != c.part || got*awsapi.MaxParts < c.virtual+c.virtual/128 || got > 5<<30 {
+			t.Errorf("%d bytes: parts of %d, not %d", c.virtual, got, c.part)
+		}
+	}
+}

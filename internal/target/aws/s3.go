@@ -421,22 +421,13 @@ func (t *cloud) findDiskImport(ctx context.Context, r target.Resource) (string, 
 
 // undoDiskImport ends a task and removes its snapshot.
 func (t *cloud) undoDiskImport(ctx context.Context, id string) error {
-	task, err := t.diskImport(ctx, id)
-	if err != nil || task == nil {
+	var task *awsapi.DiskImport
+	there, err := t.endTask(ctx, id, func() (there, over bool, err error) {
+		task, err = t.diskImport(ctx, id)
+		return task != nil, task != nil && task.Over(), err
+	})
+	if err != nil || !there {
 		return err
-	}
-	if !task.Over() {
-		err := t.c.EC2(ctx, "CancelImportTask", awsapi.Params{"ImportTaskId": id}, nil)
-		if err != nil && awsapi.Code(err) != "IncorrectState" { // it was over in the meantime
-			return err
-		}
-		err = await(ctx, time.Hour, "cancelling the import "+id, func() (bool, error) {
-			task, err = t.diskImport(ctx, id)
-			return task == nil || task.Over(), err
-		})
-		if err != nil || task == nil {
-			return err
-		}
 	}
 	if task.Snapshot == "" {
 		return nil

@@ -90,8 +90,15 @@ path in the repository.`,
 			if err != nil {
 				return err
 			}
+			changes, err := r.Changes(c.Context(), b)
+			if err != nil { // the backup can be restored all the same
+				b.Notes = append(b.Notes, err.Error())
+			}
 			if a.json {
-				return printJSON(c, b)
+				return printJSON(c, struct {
+					backup.Backup
+					Changes []backup.Change `json:"changes,omitempty"`
+				}{b, changes})
 			}
 			rows := [][]string{{"backup", clean(b.ID)}, {"vm", clean(b.VM)}, {"created", when(b.Created)}, {"type", string(b.Type)}, {"origin", string(b.Origin)}}
 			if b.Fault != "" {
@@ -104,6 +111,9 @@ path in the repository.`,
 				rows = append(rows, []string{fmt.Sprintf("disk %d", d.Index), fmt.Sprintf("%s  %s, %s on disk  %s", d.Format, vm.FormatSize(d.Size), vm.FormatSize(d.Bytes), clean(d.Path))})
 				if b.Fault != "" {
 					continue
+				}
+				if d.Parent != "" {
+					rows = append(rows, []string{"", changed(d, changes)})
 				}
 				img, err := r.OpenDisk(c.Context(), b, i)
 				if err != nil {
@@ -128,6 +138,16 @@ path in the repository.`,
 	_ = c.MarkFlagRequired("repo")
 	_ = c.MarkFlagDirname("repo")
 	return c
+}
+
+// changed says what a disk changed since the point in time before it.
+func changed(d backup.Disk, all []backup.Change) string {
+	for _, x := range all {
+		if x.Disk == d.Index {
+			return vm.FormatSize(x.Bytes) + " changed since " + clean(d.Parent) + "; it is restored without that one"
+		}
+	}
+	return "after " + clean(d.Parent)
 }
 
 // machineRows describes a machine, a field a row.

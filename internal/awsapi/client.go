@@ -300,7 +300,12 @@ func (c *Client) once(ctx context.Context, q call) (*reply, error) {
 	} else {
 		req.Header.Set("X-Amz-Content-Sha256", hash)
 	}
-	if err := c.signer.SignHTTP(ctx, creds, req, hash, q.service, c.region, time.Now()); err != nil {
+	s3 := q.service == "s3"
+	if s3 {
+		req.Header.Set("X-Amz-Content-Sha256", hash)
+	}
+	err = c.signer.SignHTTP(ctx, creds, req, hash, q.service, c.region, time.Now(), func(o *v4.SignerOptions) { o.DisableURIPathEscaping = s3 })
+	if err != nil {
 		return nil, fmt.Errorf("cannot sign a request: %w", err)
 	}
 	res, err := c.http.Do(req)

@@ -111,8 +111,11 @@ const (
 )
 
 // EachBlocks is ListBlocks from a block on, in pages of at most so many, until
-// more is false.
+// more is false; 0 for as many as a page may list.
 func (c *Client) EachBlocks(ctx context.Context, snapshot, since string, from int64, most int, more func([]Block) bool) (volumeGiB int64, err error) {
+	if most <= 0 {
+		most = maxPage
+	}
 	q := url.Values{"maxResults": {strconv.Itoa(min(max(most, minPage), maxPage))}}
 	if from > 0 {
 		q.Set("startingBlockIndex", strconv.FormatInt(from, 10))

@@ -112,6 +112,7 @@ type SnapshotInfo struct {
 	Message   string `xml:"statusMessage"`
 	VolumeID  string `xml:"volumeId"`
 	GiB       int64  `xml:"volumeSize"`
+	Bytes     int64  `xml:"fullSnapshotSizeInBytes"` // of all blocks that were ever written; 0: not told
 	Encrypted bool   `xml:"encrypted"`
 	Started   string `xml:"startTime"` // RFC 3339
 	Text      string `xml:"description"`

@@ -67,7 +67,7 @@ func Code(err error) string {
 func Missing(err error) bool {
 	c := Code(err)
 	return strings.HasSuffix(c, ".NotFound") || strings.HasSuffix(c, ".Unavailable") && strings.HasPrefix(c, "InvalidAMIID") ||
-		c == "ResourceNotFoundException"
+		c == "ResourceNotFoundException" || c == "NoSuchKey" || c == "NoSuchUpload"
 }
 
 // parseError reads the three shapes of errors: EC2's and STS's XML, and REST-JSON.
@@ -99,11 +99,19 @@ func parseError(service string, res *http.Response, body []byte) error {
 			EC2 struct{ Code, Message string } `xml:"Errors>Error"`
 			STS struct{ Code, Message string } `xml:"Error"`
 			ID  string                         `xml:"RequestID"`
+			// S3's error is the root itself, and answers to HEAD have none.
+			Code, Message string
 		}
 		_ = xml.Unmarshal(body, &x)
 		e.Code, e.Message = x.EC2.Code, x.EC2.Message
 		if e.Code == "" {
 			e.Code, e.Message = x.STS.Code, x.STS.Message
+		}
+		if e.Code == "" {
+			e.Code, e.Message = x.Code, x.Message
+		}
+		if e.Code == "" && service == "s3" && e.Status == http.StatusNotFound {
+			e.Code = "NoSuchKey"
 		}
 		if x.ID != "" {
 			e.Request = x.ID

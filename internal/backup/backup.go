@@ -104,6 +104,9 @@ type Disk struct {
 	Bytes int64     `json:"bytes"`
 	Type  Type      `json:"type,omitempty"`
 	Time  time.Time `json:"time"`
+	// Parent names the point in time that this one is an increment of, where the
+	// two are stored by somebody else and each can be read by itself (ebs.go).
+	Parent string `json:"parent,omitempty"`
 	// Chain counts the files the disk is read from.
 	Chain int    `json:"chain,omitempty"`
 	Fault string `json:"fault,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -227,6 +228,85 @@ func TestEBS(t *testing.T) {
 		if strings.HasPrefix(q.Action, "Delete") || q.Action == "TerminateInstances" {
 			t.Errorf("a source was changed by %s", q.Action)
 		}
+	}
+}
+
+// TestEBSIncrements: points in time of one volume are increments of each other, whose
+// changes are told by ListChangedBlocks, and each is read whole by itself.
+func TestEBSIncrements(t *testing.T) {
+	a := newAccount(t)
+	insts, err := a.c.Instances(t.Context(), awsapi.Params{"InstanceId.1": a.inst})
+	if err != nil || len(insts) != 1 || len(insts[0].Devices) != 2 {
+		t.Fatalf("%+v, %v", insts, err)
+	}
+	vols := map[string]string{}
+	for _, d := range insts[0].Devices {
+		vols[d.Name] = d.Volume
+	}
+	boot := vols["/dev/sda1"]
+	first := a.taken(awsapi.Params{})
+	a.sim.WriteVolume(boot, 5, a.data[1][3])
+	a.sim.WriteVolume(boot, 1, a.data[1][3])
+	a.sim.WriteVolume(boot, 77, nil)
+	second := a.taken(awsapi.Params{})
+	third := a.taken(awsapi.Params{"InstanceSpecification.ExcludeBootVolume": "true"})
+	r := a.open()
+	now := maps.Clone(a.data[0])
+	now[5], now[1] = a.data[1][3], a.data[1][3]
+	delete(now, 77)
+	for _, c := range []struct {
+		ids     []string
+		typ     Type
+		data    []map[int64][]byte
+		changed []int64
+	}{
+		{first, Full, []map[int64][]byte{a.data[0], a.data[1]}, nil},
+		{second, Incremental, []map[int64][]byte{now, a.data[1]}, []int64{3, 0}},
+		{third, Incremental, nil, []int64{0}},
+	} {
+		b, err := r.Find(t.Context(), c.ids[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Type != c.typ || len(b.Disks) != len(c.ids) {
+			t.Errorf("%+v", b)
+		}
+		changes, err := r.Changes(t.Context(), b)
+		if err != nil || len(changes) != len(c.changed) {
+			t.Fatalf("%+v, %v", changes, err)
+		}
+		for i, n := range c.changed {
+			if changes[i].Bytes != n*awsapi.BlockSize || changes[i].Parent == "" || changes[i].Parent != b.Disks[i].Parent {
+				t.Errorf("%+v of %+v, and %d blocks changed", changes[i], b.Disks[i], n)
+			}
+		}
+		for i, data := range c.data {
+			if want := int64(len(data)) * awsapi.BlockSize; b.Disks[i].Bytes != want {
+				t.Errorf("%d bytes are stored, not %d", b.Disks[i].Bytes, want)
+			}
+			d, err := r.OpenDisk(t.Context(), b, i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, d, int64(i+1)<<30, data)
+			d.Close()
+		}
+	}
+	// Retention takes the first away: the second is read as before, and is a full one.
+	b, err := r.Find(t.Context(), second[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range first {
+		if err := a.c.EC2(t.Context(), "DeleteSnapshot", awsapi.Params{"SnapshotId": id}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Changes(t.Context(), b); err == nil {
+		t.Error("changes since a snapshot that is gone")
+	}
+	if b, err = r.Find(t.Context(), second[0]); err != nil || b.Type != Full {
+		t.Errorf("%+v, %v", b, err)
 	}
 }
 

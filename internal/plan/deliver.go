@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"ascend/internal/image"
@@ -53,23 +54,52 @@ func (p *Plan) deliver(r Request) error {
 }
 
 // choose is the way that disk i travels: as the edited plan has it, as asked
-// for, or the target's first choice.
+// for, or the target's first choice of those whose rights the user has.
 func choose(r Request, i int) (target.Delivery, error) {
 	if r.Want != nil {
 		d := r.Want.Disks[i].Delivery
 		r.Path, r.Format = d.Path, &d.Format
 	}
 	var offered []string
+	var first *target.Delivery
 	for _, d := range r.Caps.Deliveries {
 		offered = append(offered, d.Path+":"+d.Format.String())
 		if r.Path != "" && d.Path != r.Path || r.Format != nil && d.Format != *r.Format {
 			continue
 		}
-		return d, nil
+		if r.Path != "" || lacking(r, d) == "" {
+			return d, nil
+		}
+		if first == nil {
+			first = &d
+		}
+	}
+	if first != nil { // the rule permission-missing says why it will not do
+		return *first, nil
 	}
 	want := r.Path
 	if r.Format != nil {
 		want += ":" + r.Format.String()
 	}
 	return target.Delivery{}, fmt.Errorf("cannot plan: %s takes no disks as %s; it takes %s", r.Target.Name, want, strings.Join(offered, ", "))
+}
+
+// lacking is a right that a way alone needs and the target's user has not; "" when
+// none is known.
+func lacking(r Request, d target.Delivery) string {
+	if r.Inventory == nil {
+		return ""
+	}
+	for _, p := range r.Inventory.Permissions {
+		if !p.Granted && slices.Contains(d.Rights, p.Name) {
+			return p.Name
+		}
+	}
+	return ""
+}
+
+// spared tells whether a right is needed by none but ways that no disk takes.
+func (p *Plan) spared(r Request, right string) bool {
+	of := func(d target.Delivery) bool { return slices.Contains(d.Rights, right) }
+	return slices.ContainsFunc(r.Caps.Deliveries, of) && !slices.ContainsFunc(p.Disks, func(d Disk) bool { return of(d.Delivery) })
 }

@@ -159,13 +159,26 @@ var targetRules = []rule{
 			say("the target's quotas are not known")
 		}
 	}},
-	{"permission-missing", Critical, "A right that is missing stops the restore in its middle.", "have the right granted; ascend target validate lists them", "target's permissions", func(_ *Plan, r Request, say say) {
+	{"permission-missing", Critical, "A right that is missing stops the restore in its middle.", "have the right granted; ascend target validate lists them", "target's permissions", func(p *Plan, r Request, say say) {
 		if r.Inventory == nil {
 			return
 		}
-		for _, p := range r.Inventory.Permissions {
-			if !p.Granted {
-				say("the user of the target lacks the right %s", p.Name)
+		for _, right := range r.Inventory.Permissions {
+			if !right.Granted && !p.spared(r, right.Name) {
+				say("the user of the target lacks the right %s", right.Name)
+			}
+		}
+	}},
+	{"way-second-best", Information, "The way that disks would travel by needs a right that is missing, and another does not.", "have the right granted to take the faster way, or choose one with --path", "target's permissions, its ways", func(p *Plan, r Request, say say) {
+		if r.Path != "" || len(p.Disks) == 0 {
+			return
+		}
+		for _, d := range r.Caps.Deliveries {
+			if d.Path == p.Disks[0].Delivery.Path {
+				return
+			}
+			if right := lacking(r, d); right != "" {
+				say("the disks travel by %s and not by %s: the user of the target lacks the right %s, or the service cannot be reached", p.Disks[0].Delivery.Path, d.Path, right)
 			}
 		}
 	}},

@@ -331,6 +331,15 @@ var ruleCases = []ruleCase{
 	{"quota", to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{Kind: "memory", Name: "RAM", Limit: vm.GiB}} }), to(vm.VMware, func(r *Request) { r.Inventory.Quotas = []target.Quota{{Kind: "memory", Name: "RAM", Limit: -1}} }), "needs 2.00 GiB"},
 	{"quota-unknown", to(vm.AWS, func(r *Request) { r.Inventory.Quotas = nil }), to(vm.AWS, nil), "quotas"},
 	{"permission-missing", to(vm.VMware, func(r *Request) { r.Inventory.Permissions = []target.Permission{{Name: "VApp.Import"}} }), to(vm.VMware, nil), "VApp.Import"},
+	{"way-second-best", to(vm.AWS, func(r *Request) {
+		twoWays(r)
+		r.Inventory.Permissions = []target.Permission{{Name: "ebs:PutSnapshotBlock"}}
+	}), to(vm.AWS, twoWays), "travel by s3 and not by ebs"},
+	{"permission-missing", to(vm.AWS, func(r *Request) {
+		twoWays(r)
+		r.Inventory.Permissions = []target.Permission{{Name: "s3:PutObject"}, {Name: "ebs:PutSnapshotBlock"}}
+	}),
+		to(vm.AWS, func(r *Request) { twoWays(r); r.Inventory.Permissions = []target.Permission{{Name: "s3:PutObject"}} }), "ebs:PutSnapshotBlock"},
 	{"permission-unknown", to(vm.VMware, func(r *Request) { r.Inventory.Permissions = nil }), to(vm.VMware, nil), "rights"},
 	{"token-lifetime", func(r *Request) { r.Rate, r.Inventory.TokenExpires = 1000, r.Now.Add(time.Hour) }, func(r *Request) { r.Rate, r.Inventory.TokenExpires = 1000, r.Now.Add(5*time.Hour) }, "end in 1h0m0s and the copy takes about 3h30m0s"},
 	{"region-unknown", to(vm.AWS, func(r *Request) { r.Inventory.Region = "" }), to(vm.AWS, func(r *Request) { r.Inventory.Region, r.Region = "", "eu-west-1" }), "us-east-1"},
@@ -338,6 +347,14 @@ var ruleCases = []ruleCase{
 	{"scratch-space", func(r *Request) { r.Scratch, r.ScratchFree = 2, 1 }, func(r *Request) { r.Scratch, r.ScratchFree = 2, -1 }, "2 B of temporary space and 1 B are free"},
 	{"cost-incomplete", to(vm.AWS, func(r *Request) { r.Placement.Fields = map[string]string{"instance_type": "x9.huge"} }), to(vm.AWS, nil), "x9.huge has no price"},
 	{"price-old", to(vm.AWS, func(r *Request) { r.Now = time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC) }), to(vm.AWS, nil), "2025-05-28"},
+}
+
+// twoWays offers a second way, each with a right of its own.
+func twoWays(r *Request) {
+	r.Caps.Deliveries[0].Rights = []string{"ebs:PutSnapshotBlock"}
+	second := r.Caps.Deliveries[0]
+	second.Path, second.Rights = "s3", []string{"s3:PutObject"}
+	r.Caps.Deliveries = append(r.Caps.Deliveries, second)
 }
 
 // TestRules changes a faultless request so that each rule finds something, and so

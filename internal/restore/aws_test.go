@@ -1,8 +1,8 @@
 package restore
 
 import (
+	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,13 +22,7 @@ import (
 func onAWS(t *testing.T, f *fixture) (*awssim.Sim, func(*plan.Request)) {
 	sim := awssim.Start(awssim.Options{})
 	t.Cleanup(sim.Close)
-	f.open = func() (target.Target, error) {
-		return aws.Kind().Open(t.Context(), target.Settings{
-			Name: "there", Platform: vm.AWS,
-			Values:  map[string]string{"region": "eu-central-1", "endpoint": sim.URL, "access-key": awssim.AccessKey},
-			Secrets: map[string]secret.String{"secret-key": secret.New(awssim.SecretKey)},
-		})
-	}
+	f.open = func() (target.Target, error) { return openAWS(t.Context(), sim.URL) }
 	return sim, func(r *plan.Request) {
 		r.Target = plan.TargetRef{Name: "there", Platform: vm.AWS}
 		tgt, err := f.open()
@@ -40,6 +34,60 @@ func onAWS(t *testing.T, f *fixture) (*awssim.Sim, func(*plan.Request)) {
 		}
 		r.Machine.Guest.Arch = vm.AMD64
 		r.PowerOn = true
+	}
+}
+
+// openAWS opens a simulated account.
+func openAWS(ctx context.Context, url string) (target.Target, error) {
+	return aws.Kind().Open(ctx, target.Settings{
+		Name: "there", Platform: vm.AWS,
+		Values:  map[string]string{"region": "eu-central-1", "endpoint": url, "access-key": awssim.AccessKey, "bucket": awssim.Bucket},
+		Secrets: map[string]secret.String{"secret-key": secret.New(awssim.SecretKey)},
+	})
+}
+
+// TestByObject: where the EBS direct APIs are denied, the plan says so and takes the way
+// by S3, which leaves nothing in the bucket.
+func TestByObject(t *testing.T) {
+	f := setup(t, 1, diskSize)
+	sim, ask := onAWS(t, f)
+	sim.SetFault(func(q awssim.Request) *awssim.Fault {
+		if q.Service == "ebs" && q.Action != "ListSnapshotBlocks" && q.Action != "GetSnapshotBlock" {
+			return &awssim.Fault{Status: 403, Code: "AccessDeniedException"}
+		}
+		return nil
+	})
+	req := f.request("web", nil, "", ask)
+	if !slices.ContainsFunc(req.Plan.Findings, func(x plan.Finding) bool {
+		return x.Code == "way-second-best" && strings.Contains(x.Text, "ebs:PutSnapshotBlock")
+	}) {
+		t.Errorf("findings: %+v", req.Plan.Findings)
+	}
+	j := f.submit(req)
+	f.wait(j.ID, Completed)
+	rc := f.receipt(j.ID)
+	if sim.State(rc.VM.ID) != "running" {
+		t.Errorf("the receipt names %+v", rc.VM)
+	}
+	for i, d := range rc.Disks {
+		file := filepath.Join(f.dir, "disk")
+		readSnapshot(t, sim, d.Object, d.Virtual, file)
+		f.compare(i, image.Format{Name: "raw"}, file)
+		if d.Format.Name != "vmdk" || d.Verified == "" {
+			t.Errorf("%+v", d)
+		}
+	}
+	for _, thing := range sim.Inventory() {
+		if strings.Contains(thing, "object") || strings.Contains(thing, "upload") {
+			t.Errorf("left in the bucket: %s", thing)
+		}
+	}
+	if err := f.s.Undo(t.Context(), j.ID); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(j.ID, Undone)
+	if left := sim.Inventory(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
 
@@ -79,19 +127,7 @@ func TestSnapshotLost(t *testing.T) {
 			}
 			for i, d := range rc.Disks {
 				file := filepath.Join(f.dir, "disk")
-				out, err := os.Create(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for n, b := range sim.Blocks(d.Object) {
-					if _, err := out.WriteAt(b, n*int64(len(b))); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if err := out.Truncate(d.Virtual); err != nil {
-					t.Fatal(err)
-				}
-				out.Close()
+				readSnapshot(t, sim, d.Object, d.Virtual, file)
 				f.compare(i, image.Format{Name: "raw"}, file)
 			}
 		})

@@ -314,6 +314,18 @@ func (t *task) forgetLayers(ctx context.Context) error {
 	return nil
 }
 
+// onModels leaves the hardware to the boot room where QEMU has no model of the
+// plan's: the proof is on neutral hardware then, and graded so. AWS's disks are NVMe,
+// which QEMU has; its adapter is not.
+func onModels(q *boot.Request) {
+	switch q.Platform {
+	case vm.HyperV, vm.Azure:
+		q.Storage, q.NIC = "", ""
+	case vm.AWS:
+		q.Storage, q.NIC = vm.BusNVMe, ""
+	}
+}
+
 // grades from the best.
 var grades = []boot.Grade{boot.A, boot.B, boot.C}
 
@@ -364,10 +376,7 @@ func (t *task) proof(ctx context.Context) error {
 	if len(m.NICs) > 0 {
 		q.NIC, q.MAC = m.NICs[0].Model, m.NICs[0].MAC
 	}
-	// What QEMU has no model of is proven on neutral hardware, and graded so.
-	if slices.Contains([]vm.Platform{vm.HyperV, vm.Azure, vm.AWS}, q.Platform) {
-		q.Storage, q.NIC = "", ""
-	}
+	onModels(&q)
 	out := &GuestReceipt{}
 	out.Proof, err = boot.Prove(ctx, q)
 	if ctx.Err() != nil {

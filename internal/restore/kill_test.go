@@ -44,6 +44,7 @@ type order struct {
 	Maps   [][]byte
 	Host   string // of the vCenter; "": local
 	CAFile string
+	AWS    string // address of the account; "": none
 	Out    string // of the local target
 	KillAt int64  // the point at which it kills itself; 0: none
 	Sync   time.Duration
@@ -150,7 +151,10 @@ func (o *order) Target(ctx context.Context, _ string) (target.Target, error) {
 }
 
 func (o *order) open(ctx context.Context) (target.Target, error) {
-	if o.Host == "" {
+	switch {
+	case o.AWS != "":
+		return openAWS(ctx, o.AWS)
+	case o.Host == "":
 		return openLocal(o.Out)
 	}
 	return target.NewRegistry(vmware.Kind()).Open(ctx, target.Settings{
@@ -317,7 +321,7 @@ func (o *order) run(t testing.TB, after time.Duration) (killed bool, passed int6
 func (o order) fresh(t testing.TB) *order {
 	t.Helper()
 	o.Dir = t.TempDir()
-	if o.Host == "" {
+	if o.Host == "" && o.AWS == "" {
 		o.Out = filepath.Join(o.Dir, "out")
 		if err := os.Mkdir(o.Out, 0o755); err != nil {
 			t.Fatal(err)
@@ -342,6 +346,13 @@ func orderOf(t testing.TB, r Request) order {
 // walk runs the order once undisturbed; then, for each of its points, kills a
 // process there and has another do the rest.
 func walk(t *testing.T, base *order, do string, before, after func(o *order), check func(o *order, at int64)) {
+	t.Helper()
+	walkEvery(t, 1, base, do, before, after, check)
+}
+
+// walkEvery is walk by steps of so many points.
+func walkEvery(t *testing.T, step int64, base *order, do string, before, after func(o *order), check func(o *order, at int64)) {
+	t.Helper()
 	first := base.fresh(t)
 	before(first)
 	first.Do = do
@@ -351,7 +362,7 @@ func walk(t *testing.T, base *order, do string, before, after func(o *order), ch
 	}
 	check(first, 0)
 	after(first)
-	for at := int64(1); at <= n; at++ {
+	for at := min(step, 2); at <= n; at += step {
 		o := base.fresh(t)
 		before(o)
 		o.Do, o.KillAt = do, at
@@ -365,7 +376,7 @@ func walk(t *testing.T, base *order, do string, before, after func(o *order), ch
 		check(o, at)
 		after(o)
 	}
-	t.Logf("%s: killed at %d points", do, n)
+	t.Logf("%s: killed at every %d. of %d points", do, step, n)
 }
 
 func nothing(*order) {}
@@ -506,6 +517,54 @@ func TestKilledAnywhereVcenter(t *testing.T) {
 	unchanged := func(*order, int64) { v.Unchanged(t, clean) }
 	walk(t, &base, "undo", halfway(t, 0), nothing, unchanged)
 	walk(t, &base, "cancel", halfway(t, 30), nothing, unchanged)
+}
+
+// TestKilledHereAndThereAWS: what a process that was killed has begun in an account is
+// found by the next one and not made twice, and undone without a trace.
+func TestKilledHereAndThereAWS(t *testing.T) {
+	t.Parallel()
+	f := setup(t, 1, 2<<20)
+	sim, ask := onAWS(t, f)
+	base := orderOf(t, f.request("web", nil, "", ask))
+	base.AWS = sim.URL
+	if left := sim.Inventory(); len(left) != 0 {
+		t.Fatalf("planning made %q", left)
+	}
+	empty := func(o *order, at int64) {
+		if left := sim.Inventory(); len(left) != 0 {
+			t.Errorf("%s, killed at point %d: left behind: %q", o.Do, at, left)
+		}
+	}
+	undo := func(o *order) {
+		o.Do, o.KillAt = "undo", 0
+		o.run(t, 0)
+		empty(o, 0)
+	}
+	var things int
+	walkEvery(t, 8, &base, "run", nothing, undo, func(o *order, at int64) {
+		got := sim.Inventory()
+		if at == 0 {
+			things = len(got)
+		} else if len(got) != things {
+			t.Errorf("killed at point %d: %q, and %d things undisturbed", at, got, things)
+		}
+		if n := len(sim.Running("Name", "web")); n != 1 {
+			t.Errorf("killed at point %d: %d machines run", at, n)
+		}
+		for i := range f.files {
+			var disk string
+			for _, r := range o.resources(t) {
+				if r.Kind == "snapshot" && r.Name == fmt.Sprintf("disk %d", i) && !r.Gone {
+					disk = r.ID
+				}
+			}
+			file := filepath.Join(o.Dir, "disk")
+			readSnapshot(t, sim, disk, o.Spec.Plan.Disks[i].Virtual, file)
+			f.compare(i, image.Format{Name: "raw"}, file)
+		}
+	})
+	walkEvery(t, 10, &base, "undo", halfway(t, 0), nothing, empty)
+	walkEvery(t, 10, &base, "cancel", halfway(t, 30), nothing, empty)
 }
 
 // TestKilledAtRandomMoments kills a job again and again in mid-transfer.

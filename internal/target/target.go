@@ -279,6 +279,9 @@ type Delivery struct {
 	MinSize int64 `json:"min_size,omitempty"`
 	// Path names the platform's mechanism: "nfc", "datastore", "file", …
 	Path string `json:"path"`
+	// Rights are permissions, by their names in Inventory.Permissions, that this way
+	// alone needs: where one is not granted, a plan takes the next way.
+	Rights []string `json:"rights,omitempty"`
 }
 
 // Padded is the virtual size that a disk of so many bytes gets by Align and

@@ -144,9 +144,6 @@ func newWorker(f *image.File, sink RangeSink, o Options) *worker {
 	w := &worker{f: f, sink: sink, o: o}
 	unit := max(o.Block, digest.LeafSize)
 	size := max(min(o.MaxRange/unit, f.Size()/unit+1), 1) * unit // no more than there is
-	if o.Block > 0 {
-		size += unit // for the part of a block that is kept back
-	}
 	w.buf = make([]byte, size)
 	w.hash = hasher{size: f.Source().Size(), off: o.NoDigest}
 	return w
@@ -214,6 +211,7 @@ func (w *worker) makeRoom(ctx context.Context, off int64) error {
 		}
 		copy(w.buf, w.buf[w.n-keep:w.n])
 		w.base, w.from, w.n = next-int64(keep), 0, keep
+		w.grow()
 		return nil
 	}
 	if err := w.send(ctx, w.n); err != nil {
@@ -222,7 +220,16 @@ func (w *worker) makeRoom(ctx context.Context, off int64) error {
 	w.base = off - off%b
 	w.from, w.n = 0, int(off%b)
 	clear(w.buf[:w.n])
+	w.grow()
 	return nil
+}
+
+// grow sees to it that a leaf fits behind the part of a block that is kept back,
+// which it does by itself where the file keeps the disk's leaves at their place.
+func (w *worker) grow() {
+	if len(w.buf)-w.n < digest.LeafSize {
+		w.buf = append(w.buf, make([]byte, max(w.o.Block, digest.LeafSize))...)
+	}
 }
 
 // take fills a segment, for which there is room, into the buffer. Leaves of

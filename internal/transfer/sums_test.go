@@ -36,6 +36,9 @@ func (s *blockSink) WriteBlock(_ context.Context, off int64, p []byte, sum [sha2
 	if sha256.Sum256(p) != sum || len(p) != sumBlock {
 		s.t.Errorf("the block at %d has another digest, or is of %d bytes", off, len(p))
 	}
+	if cap(p) > sumBlock {
+		s.t.Errorf("a worker's buffer is of more than %d bytes, and as many workers as fit in InFlight have one", cap(p))
+	}
 	s.blocks[off/sumBlock] = sum
 	return nil
 }

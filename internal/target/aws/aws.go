@@ -36,8 +36,12 @@ var (
 	_ target.Identified  = (*upload)(nil)
 )
 
-// pathEBS is the way by the EBS direct APIs, as in Delivery.Path.
-const pathEBS = "ebs"
+// Ways of a disk, as in Delivery.Path: by the EBS direct APIs, and by an object in S3
+// that ImportSnapshot reads.
+const (
+	pathEBS = "ebs"
+	pathS3  = "s3"
+)
 
 // workers is the number of blocks on their way at once for one disk: 128 of
 // 512 KiB reach 980 a second at a latency of 130 ms.
@@ -72,6 +76,8 @@ const (
 type cloud struct {
 	c    *awsapi.Client
 	pace *pacer // of the account, for all restores of this process
+	// bucket takes disks on their way by S3; "": that way is not offered.
+	bucket string
 }
 
 // Close implements target.Target.
@@ -86,6 +92,10 @@ func (t *cloud) Capabilities() target.Capabilities {
 	for i := range c.Deliveries {
 		d := &c.Deliveries[i]
 		d.NeedSize, d.BlockSums, d.Workers = true, true, workers
+		d.Rights = rightsOf(pathEBS)
+	}
+	if t.bucket != "" {
+		c.Deliveries = append(c.Deliveries, byS3())
 	}
 	for i := range c.Fields {
 		if c.Fields[i].Name == fieldVolume {
@@ -119,8 +129,8 @@ func volumeTypes(c target.Capabilities) (out []string) {
 
 // ReadLanded implements target.Reader.
 func (t *cloud) ReadLanded(ctx context.Context, object string, f image.Format) (disk.Disk, error) {
-	if f.Name != "raw" {
-		return nil, fmt.Errorf("cannot read %s: a snapshot is raw, not %s: %w", object, f, target.ErrPermanent)
+	if f.Name != "raw" && f != byS3().Format {
+		return nil, fmt.Errorf("cannot read %s: no snapshot is made of %s: %w", object, f, target.ErrPermanent)
 	}
 	list, err := t.c.Snapshots(ctx, awsapi.Params{"SnapshotId.1": object})
 	if err != nil || len(list) == 0 {
@@ -166,9 +176,11 @@ func (t *cloud) checkOrder(o *target.Order) error {
 	}
 	for i, d := range o.Disks {
 		switch {
-		case d.Delivery.Path != pathEBS || d.Delivery.Format.Name != "raw" || d.Delivery.Mode != target.Ranges:
+		case !slices.ContainsFunc(c.Deliveries, func(o target.Delivery) bool {
+			return o.Path == d.Delivery.Path && o.Format == d.Delivery.Format && o.Mode == d.Delivery.Mode
+		}):
 			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
-		case d.FileSize != d.Virtual || d.Virtual <= 0 || d.Virtual > c.MaxDiskSize:
+		case d.Virtual <= 0 || d.Virtual > c.MaxDiskSize || d.Delivery.Path == pathEBS && d.FileSize != d.Virtual:
 			return bad("disk %d: a file of %d bytes for a disk of %d, at most %d", i, d.FileSize, d.Virtual, c.MaxDiskSize)
 		}
 	}

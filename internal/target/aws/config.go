@@ -20,6 +20,7 @@ const (
 	setKey      = "access-key"
 	setSecret   = "secret-key"
 	setToken    = "session-token"
+	setBucket   = "bucket"
 )
 
 // Kind describes the connector.
@@ -40,6 +41,7 @@ func Kind() target.Kind {
 			f(setRole, "ARN of a role to assume with the credentials found"),
 			f(setExternal, "external id that the role asks for"),
 			f(setEndpoint, "URL to ask instead of AWS's own endpoints"),
+			f(setBucket, "S3 bucket of the region for disks that cannot travel by the EBS direct APIs; without one that way is not offered"),
 			f(setCA, "PEM file of authorities to trust besides the system's"),
 			f(setKey, "access key id, instead of the SDK's chain of credentials"),
 			hidden(setSecret, "secret access key of access-key"),
@@ -61,5 +63,5 @@ func open(ctx context.Context, s target.Settings) (*cloud, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w: %w", s.Name, err, target.ErrPermanent)
 	}
-	return &cloud{c: c, pace: newPacer(putRate)}, nil
+	return &cloud{c: c, pace: newPacer(putRate), bucket: s.Values[setBucket]}, nil
 }

@@ -18,7 +18,17 @@ import (
 )
 
 // peer is a simulated account as the suite sees it.
-type peer struct{ sim *awssim.Sim }
+type peer struct {
+	sim    *awssim.Sim
+	bucket string // of the target; "": none
+}
+
+// newS3Peer is one whose target has a bucket.
+func newS3Peer(t testing.TB) targettest.Peer {
+	p := newPeer(t).(*peer)
+	p.bucket = awssim.Bucket
+	return p
+}
 
 func newPeer(t testing.TB) targettest.Peer {
 	p := &peer{sim: awssim.Start(awssim.Options{Invisible: 2})}
@@ -30,7 +40,7 @@ func (p *peer) open(t testing.TB, secretKey string) *cloud {
 	t.Helper()
 	c, err := open(t.Context(), target.Settings{
 		Name: "sim", Platform: vm.AWS,
-		Values:  map[string]string{setRegion: "eu-central-1", setEndpoint: p.sim.URL, setKey: awssim.AccessKey},
+		Values:  map[string]string{setRegion: "eu-central-1", setEndpoint: p.sim.URL, setKey: awssim.AccessKey, setBucket: p.bucket},
 		Secrets: map[string]secret.String{setSecret: secret.New(secretKey)},
 	})
 	if err != nil {
@@ -112,13 +122,25 @@ func (p *peer) first(n int, action string, f awssim.Fault) func(testing.TB, *tar
 }
 
 func (p *peer) Faults() []targettest.Fault {
+	if p.bucket != "" {
+		return []targettest.Fault{
+			{Name: "S3 asks to slow down", Arm: p.first(4, "UploadPart", awssim.Fault{Status: 503, Code: "SlowDown"})},
+			{Name: "connections break", Arm: p.first(4, "UploadPart", awssim.Fault{})},
+			{Name: "parts' answers are lost", Arm: p.first(2, "UploadPart", awssim.Fault{Late: true})},
+			{Name: "the object's answer is lost", Arm: p.first(1, "CompleteMultipartUpload", awssim.Fault{Late: true})},
+			{Name: "the token expires before the commit", Arm: p.first(2, "CompleteMultipartUpload", awssim.Fault{Status: 400, Code: "ExpiredToken"})},
+			{Name: "the import's answer is lost", Arm: p.first(1, "ImportSnapshot", awssim.Fault{Late: true})},
+			{Name: "the upload's answer is lost", Arm: p.first(1, "CreateMultipartUpload", awssim.Fault{Late: true})},
+		}
+	}
 	return []targettest.Fault{
 		{Name: "a storm of throttling", Arm: p.first(6, "PutSnapshotBlock", awssim.Fault{Status: 400, Code: "RequestThrottledException"})},
 		{Name: "429 for blocks", Arm: p.first(4, "PutSnapshotBlock", awssim.Fault{Status: 429, Code: "TooManyRequestsException"})},
 		{Name: "503 for blocks", Arm: p.first(4, "PutSnapshotBlock", awssim.Fault{Status: 503, Code: "ServiceUnavailable"})},
 		{Name: "connections break", Arm: p.first(4, "PutSnapshotBlock", awssim.Fault{})},
 		{Name: "the token expires before the commit", Arm: p.first(2, "CompleteSnapshot", awssim.Fault{Status: 403, Code: "ExpiredTokenException"})},
-		{Name: "the commit's answer is lost", Arm: p.first(1, "CompleteSnapshot", awssim.Fault{})},
+		{Name: "the commit's answer is lost", Arm: p.first(1, "CompleteSnapshot", awssim.Fault{Late: true})},
+		{Name: "blocks' answers are lost", Arm: p.first(3, "PutSnapshotBlock", awssim.Fault{Late: true})},
 		{Name: "EC2 throttles", Arm: p.first(3, "DescribeSnapshots", awssim.Fault{Status: 503, Code: "RequestLimitExceeded"})},
 		{Name: "registering is throttled", Arm: p.first(3, "RegisterImage", awssim.Fault{Status: 503, Code: "RequestLimitExceeded"})},
 	}
@@ -131,7 +153,10 @@ func TestConformance(t *testing.T) {
 	}
 	d := c.Capabilities().Deliveries[0]
 	d.Align = 512 // what lies between an odd disk's end and its volume's is zeros
-	targettest.Run(t, targettest.Harness{New: newPeer, Delivery: d})
+	t.Run(d.Path, func(t *testing.T) { targettest.Run(t, targettest.Harness{New: newPeer, Delivery: d}) })
+	s3 := byS3()
+	s3.Align = 512
+	t.Run(s3.Path, func(t *testing.T) { targettest.Run(t, targettest.Harness{New: newS3Peer, Delivery: s3}) })
 }
 
 // TestPace plans at least 95 % of the service's ceiling at 100 ms of latency,

@@ -177,24 +177,33 @@ func (t *cloud) findImport(ctx context.Context, r target.Resource) (string, erro
 	return "", nil
 }
 
+// endTask cancels an import task that is not over, and waits until it is. It tells
+// whether there is one.
+func (t *cloud) endTask(ctx context.Context, id string, look func() (there, over bool, err error)) (there bool, err error) {
+	there, over, err := look()
+	if err != nil || !there || over {
+		return there, err
+	}
+	err = t.c.EC2(ctx, "CancelImportTask", awsapi.Params{"ImportTaskId": id}, nil)
+	if err != nil && awsapi.Code(err) != "IncorrectState" { // it was over in the meantime
+		return there, err
+	}
+	err = await(ctx, time.Hour, "cancelling the import "+id, func() (bool, error) {
+		there, over, err = look()
+		return !there || over, err
+	})
+	return there, err
+}
+
 // undoImport ends a task and removes what it made.
 func (t *cloud) undoImport(ctx context.Context, id string) error {
-	task, err := t.importTask(ctx, id)
-	if err != nil || task == nil {
+	var task *awsapi.ImportTask
+	there, err := t.endTask(ctx, id, func() (there, over bool, err error) {
+		task, err = t.importTask(ctx, id)
+		return task != nil, task != nil && task.Over(), err
+	})
+	if err != nil || !there {
 		return err
-	}
-	if !task.Over() {
-		err := t.c.EC2(ctx, "CancelImportTask", awsapi.Params{"ImportTaskId": id}, nil)
-		if err != nil && awsapi.Code(err) != "IncorrectState" { // it was over in the meantime
-			return err
-		}
-		err = await(ctx, time.Hour, "cancelling the import "+id, func() (bool, error) {
-			task, err = t.importTask(ctx, id)
-			return task == nil || task.Over(), err
-		})
-		if err != nil || task == nil {
-			return err
-		}
 	}
 	if task.Image != "" {
 		if err := t.undo(ctx, target.Resource{Kind: kindImage, ID: task.Image}); err != nil {

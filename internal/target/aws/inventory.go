@@ -182,10 +182,22 @@ func (t *cloud) quotas(ctx context.Context, inv *target.Inventory) error {
 // rights adds the permissions that can be asked for without changing anything.
 // One that got no answer is left out, not taken for refused.
 func (t *cloud) rights(ctx context.Context, inv *target.Inventory) error {
-	for _, r := range rights {
+	unreached := ""
+	for _, r := range t.needs() {
+		if r.service == unreached {
+			inv.Permissions = append(inv.Permissions, target.Permission{Name: r.name()})
+			continue
+		}
 		err := t.ask(ctx, r)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err != nil && awsapi.Code(err) == "" && r.service == "ebs" && t.bucket != "" {
+			// EC2 answers and the EBS direct APIs cannot be reached: no endpoint in this
+			// region or network. There is another way, which the plan takes.
+			unreached = r.service
+			inv.Permissions = append(inv.Permissions, target.Permission{Name: r.name()})
+			continue
 		}
 		if e := (*awsapi.Error)(nil); err == nil || errors.As(err, &e) && !e.Throttled() && e.Status < 500 {
 			inv.Permissions = append(inv.Permissions, target.Permission{Name: r.name(), Granted: err == nil})

@@ -24,7 +24,7 @@ import (
 // moto starts moto, which others made after AWS, and connects to it. It checks
 // less than AWS does; what it has is AWS's: instance types with their real data,
 // networks, images, instances, EBS direct.
-func moto(t *testing.T) *cloud {
+func moto(t *testing.T) (_ *cloud, url string) {
 	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -62,11 +62,11 @@ func moto(t *testing.T) *cloud {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	return c
+	return c, "http://" + addr
 }
 
 func TestMoto(t *testing.T) {
-	tgt := moto(t)
+	tgt, url := moto(t)
 	// Without quotas and rights: moto answers 500 for blocks of no snapshot.
 	inv := &target.Inventory{Places: map[string][]target.Place{}}
 	for _, add := range []func(context.Context, *target.Inventory) error{tgt.networks, tgt.sizes, tgt.taken} {
@@ -74,6 +74,7 @@ func TestMoto(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	t.Run("objects", func(t *testing.T) { motoObjects(t, tgt.c, url) })
 	t.Run("instance types", func(t *testing.T) {
 		if len(inv.Sizes) < 1000 {
 			t.Fatalf("%d instance types", len(inv.Sizes))
@@ -186,5 +187,75 @@ func TestMoto(t *testing.T) {
 	}
 	if in, err := tgt.instance(t.Context(), v.ID); err != nil || in != nil {
 		t.Errorf("the instance is left: %+v, %v", in, err)
+	}
+}
+
+// motoObjects has moto's S3 take a multipart upload, tell of it, and drop another.
+func motoObjects(t *testing.T, c *awsapi.Client, url string) {
+	const bucket, key = "uploads", "a b/\u00fc+disk.vmdk"
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url+"/"+bucket, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("the bucket: %v, %v", res, err)
+	}
+	res.Body.Close()
+	if err := c.Bucket(t.Context(), bucket); err != nil {
+		t.Error(err)
+	}
+	if err := c.Bucket(t.Context(), "nobodys"); err == nil {
+		t.Error("a bucket that is not there")
+	}
+	upload := func() string {
+		t.Helper()
+		id, err := c.CreateUpload(t.Context(), bucket, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	id := upload()
+	part := make([]byte, awsapi.MinPart)
+	_, _ = rand.NewChaCha8([32]byte{5}).Read(part) // never fails
+	for n, p := range [][]byte{part, part[:99]} {
+		if _, err := c.PutPart(t.Context(), bucket, key, id, n+1, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parts, err := c.Parts(t.Context(), bucket, key, id)
+	if err != nil || len(parts) != 2 || parts[0].Size != awsapi.MinPart || parts[1].Number != 2 || parts[1].ETag == "" {
+		t.Fatalf("%+v, %v", parts, err)
+	}
+	if ids, err := c.Uploads(t.Context(), bucket, key); err != nil || !slices.Equal(ids, []string{id}) {
+		t.Errorf("%q, %v", ids, err)
+	}
+	slices.Reverse(parts)
+	if err := c.CompleteUpload(t.Context(), bucket, key, id, parts); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.ObjectSize(t.Context(), bucket, key); n != awsapi.MinPart+99 || err != nil {
+		t.Errorf("%d bytes: %v", n, err)
+	}
+	if _, err := c.Parts(t.Context(), bucket, key, id); !awsapi.Missing(err) {
+		t.Errorf("parts of a whole object: %v", err)
+	}
+	for range 2 {
+		if err := c.DeleteObject(t.Context(), bucket, key); err != nil {
+			t.Error(err)
+		}
+	}
+	if n, err := c.ObjectSize(t.Context(), bucket, key); n != -1 || err != nil {
+		t.Errorf("%d bytes after it was deleted: %v", n, err)
+	}
+	id = upload()
+	for range 2 {
+		if err := c.AbortUpload(t.Context(), bucket, key, id); err != nil {
+			t.Error(err)
+		}
+	}
+	if ids, err := c.Uploads(t.Context(), bucket, key); err != nil || len(ids) != 0 {
+		t.Errorf("%q, %v", ids, err)
 	}
 }

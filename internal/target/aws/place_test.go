@@ -98,6 +98,38 @@ func TestPermissionMissing(t *testing.T) {
 	}
 }
 
+// TestOneWayIsEnough: with a bucket, a way whose rights are missing is told and does not
+// stop a restore; without any way the target is not ready.
+func TestOneWayIsEnough(t *testing.T) {
+	for _, c := range []struct {
+		denied []string
+		failed int
+	}{{nil, 0}, {[]string{"PutSnapshotBlock"}, 0}, {[]string{"ImportSnapshot"}, 0}, {[]string{"HeadBucket"}, 0}, {[]string{"CompleteSnapshot", "UploadPart"}, 2}} {
+		p := newS3Peer(t).(*peer)
+		tgt := p.Open(t)
+		p.sim.SetFault(func(q awssim.Request) *awssim.Fault {
+			if slices.Contains(c.denied, q.Action) {
+				return &awssim.Fault{Status: 403, Code: "AccessDeniedException"}
+			}
+			return nil
+		})
+		failed, told := 0, 0
+		for _, k := range tgt.Validate(t.Context()) {
+			if !k.OK {
+				failed++
+			} else if strings.Contains(k.Detail, "no disk travels by") {
+				told++
+			}
+		}
+		if failed != c.failed || failed+told != len(c.denied) {
+			t.Errorf("denied %q: %d checks failed, %d ways are told to be shut", c.denied, failed, told)
+		}
+		if left := p.sim.Inventory(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	}
+}
+
 // TestAdapters: networks, groups and addresses are those of each adapter, and
 // volumes are of the type and performance asked for.
 func TestAdapters(t *testing.T) {

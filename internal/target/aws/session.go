@@ -43,12 +43,12 @@ type session struct {
 
 	mu      sync.Mutex
 	res     map[string]target.Resource // by kind and name
-	uploads []*upload
+	uploads []target.Upload
 	closed  bool
 }
 
 func newSession(t *cloud, o *target.Order, rec target.Recorder, recorded []target.Resource) *session {
-	s := &session{t: t, order: o, rec: rec, res: map[string]target.Resource{}, uploads: make([]*upload, len(o.Disks))}
+	s := &session{t: t, order: o, rec: rec, res: map[string]target.Resource{}, uploads: make([]target.Upload, len(o.Disks))}
 	for _, r := range recorded {
 		s.res[r.Kind+"\x00"+r.Name] = r
 	}
@@ -144,7 +144,8 @@ func tagText(s string) string {
 	return string(r[:min(len(r), 256)])
 }
 
-// Upload implements target.Session: it starts the disk's snapshot, or finds it.
+// Upload implements target.Session: it starts what the disk is written into, or
+// finds it.
 func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 	if i < 0 || i >= len(s.order.Disks) {
 		return nil, fmt.Errorf("cannot upload disk %d of %d: %w", i, len(s.order.Disks), target.ErrPermanent)
@@ -158,6 +159,25 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 	if closed {
 		return nil, errClosed
 	}
+	u, err := s.open(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.uploads[i] = u
+	s.mu.Unlock()
+	return u, nil
+}
+
+func (s *session) open(ctx context.Context, i int) (target.Upload, error) {
+	if s.order.Disks[i].Delivery.Path == pathS3 {
+		return s.openObject(ctx, i)
+	}
+	return s.openSnapshot(ctx, i)
+}
+
+// openSnapshot starts the disk's snapshot, or finds it.
+func (s *session) openSnapshot(ctx context.Context, i int) (*upload, error) {
 	u := &upload{s: s, i: i, size: s.order.Disks[i].FileSize}
 	lost := false
 	r, err := s.make(ctx, kindSnapshot, diskName(i), func(id string) (bool, error) {
@@ -190,9 +210,6 @@ func (s *session) Upload(ctx context.Context, i int) (target.Upload, error) {
 		return nil, fmt.Errorf("cannot continue the snapshot of disk %d: %w", i, target.ErrExpired)
 	}
 	u.id = r.ID
-	s.mu.Lock()
-	s.uploads[i] = u
-	s.mu.Unlock()
 	return u, nil
 }
 

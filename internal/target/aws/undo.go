@@ -58,8 +58,11 @@ var idParam = map[string]string{kindSnapshot: "SnapshotId.1", kindImage: "ImageI
 
 // find is the identifier of what an intent made, "" when nothing was made.
 func (t *cloud) find(ctx context.Context, r target.Resource) (string, error) {
-	if r.Kind == kindImport {
+	switch r.Kind {
+	case kindImport:
 		return t.findImport(ctx, r)
+	case kindDiskImport:
+		return t.findDiskImport(ctx, r)
 	}
 	l, err := t.look(ctx, r.Kind, awsapi.Params{}.Filter("tag:"+tagJob, tagText(r.Job)).Filter("tag:"+tagPart, tagText(r.Name)))
 	if err != nil || len(l) == 0 {
@@ -77,6 +80,9 @@ func (t *cloud) Undo(ctx context.Context, r target.Resource) error {
 }
 
 func (t *cloud) undo(ctx context.Context, r target.Resource) error {
+	if r.Kind == kindObject {
+		return t.undoObject(ctx, r)
+	}
 	id := r.ID
 	if id == "" {
 		var err error
@@ -84,8 +90,11 @@ func (t *cloud) undo(ctx context.Context, r target.Resource) error {
 			return err
 		}
 	}
-	if r.Kind == kindImport {
+	switch r.Kind {
+	case kindImport:
 		return t.undoImport(ctx, id)
+	case kindDiskImport:
+		return t.undoDiskImport(ctx, id)
 	}
 	// An identifier is never given to another thing: what was recorded is the
 	// job's, whatever became of its tags.

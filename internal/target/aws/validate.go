@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"ascend/internal/awsapi"
@@ -39,9 +40,7 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 	if !add("region", fmt.Sprintf("%s, zones %s", t.c.Region(), strings.Join(zones, ", ")), err) {
 		return out
 	}
-	for _, r := range rights {
-		add("permission "+r.name(), "granted", t.ask(ctx, r))
-	}
+	t.checkRights(ctx, add)
 	for _, q := range []struct{ service, code, name string }{
 		{"ec2", quotaStandard, "vCPUs of running on-demand standard instances"}, {"ebs", quotaGP3, "TiB of gp3 volumes"},
 	} {
@@ -54,6 +53,38 @@ func (t *cloud) Validate(ctx context.Context) []target.Check {
 		add("quota "+q.code, detail, err)
 	}
 	return out
+}
+
+// checkRights checks the bucket and every right. What only one way of disks lacks is no
+// failure while another has all that it needs: plans take that.
+func (t *cloud) checkRights(ctx context.Context, add func(name, detail string, err error) bool) {
+	type answer struct {
+		name, way, detail string
+		err               error
+	}
+	var all []answer
+	shut := map[string]bool{pathS3: t.bucket == ""}
+	if t.bucket != "" {
+		all = append(all, answer{"bucket", pathS3, t.bucket, t.c.Bucket(ctx, t.bucket)})
+	}
+	for _, r := range t.needs() {
+		a := answer{"permission " + r.name(), "", "granted", t.ask(ctx, r)}
+		for _, way := range []string{pathEBS, pathS3} {
+			if slices.Contains(rightsOf(way), r.name()) {
+				a.way = way
+			}
+		}
+		all = append(all, a)
+	}
+	for _, a := range all {
+		shut[a.way] = shut[a.way] || a.err != nil
+	}
+	for _, a := range all {
+		if a.err != nil && a.way != "" && !(shut[pathEBS] && shut[pathS3]) {
+			a.detail, a.err = "no disk travels by "+a.way+": "+translate(a.err).Error(), nil
+		}
+		add(a.name, a.detail, a.err)
+	}
 }
 
 // right is one permission, and a request that needs it and changes nothing: it
@@ -91,6 +122,36 @@ var rights = []right{
 	{"ec2", "DeleteVolume", awsapi.Params{"VolumeId": noVolume}, "InvalidVolume"},
 }
 
+// s3Rights are those of disks that travel by S3.
+var s3Rights = []right{
+	{service: "s3", action: "PutObject"},
+	{"ec2", "ImportSnapshot", awsapi.Params{"DiskContainer.Format": "VMDK", "DiskContainer.UserBucket.S3Key": "ascend/none"}, "InvalidParameter"},
+}
+
+// needs are the rights that restores by this target need.
+func (t *cloud) needs() []right {
+	if t.bucket == "" {
+		return rights
+	}
+	return append(slices.Clone(rights), s3Rights...)
+}
+
+// rightsOf names what one way of a disk alone needs.
+func rightsOf(path string) (out []string) {
+	if path == pathS3 {
+		for _, r := range s3Rights {
+			out = append(out, r.name())
+		}
+		return out
+	}
+	for _, r := range rights {
+		if r.service == "ebs" {
+			out = append(out, r.name())
+		}
+	}
+	return out
+}
+
 // ask is nil when a right is granted.
 func (t *cloud) ask(ctx context.Context, r right) (err error) {
 	switch r.action {
@@ -101,9 +162,14 @@ func (t *cloud) ask(ctx context.Context, r right) (err error) {
 		err = t.c.PutBlock(ctx, noSnapshot, 0, zeros, sha256.Sum256(zeros), nil)
 	case "CompleteSnapshot":
 		err = t.c.CompleteSnapshot(ctx, noSnapshot, 0, nil)
+	case "PutObject":
+		_, err = t.c.PutPart(ctx, t.bucket, "ascend/none", "none", 1, nil)
 	default:
 		p := maps.Clone(r.p)
 		p["DryRun"] = "true"
+		if r.action == "ImportSnapshot" {
+			p["DiskContainer.UserBucket.S3Bucket"] = t.bucket
+		}
 		err = t.c.EC2(ctx, r.action, p, nil)
 	}
 	switch code := awsapi.Code(err); {
@@ -111,6 +177,8 @@ func (t *cloud) ask(ctx context.Context, r right) (err error) {
 		return errors.New("a request that was to change nothing was carried out")
 	case r.service == "ebs" && (code == "ResourceNotFoundException" || code == "ValidationException"):
 		return nil // after AccessDeniedException would have come
+	case r.service == "s3" && code == "NoSuchUpload":
+		return nil // likewise
 	case code == "DryRunOperation" || r.absent != "" && strings.HasPrefix(code, r.absent):
 		return nil
 	}

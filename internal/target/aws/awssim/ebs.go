@@ -29,8 +29,20 @@ type snapshot struct {
 	kms           string
 	tags          []tag
 	blocks        map[int64][]byte
-	volume        string // "": of none
+	wrote         map[int64]bool // of blocks, by PutSnapshotBlock
+	volume        string         // "": of none
+	lineage       string         // of the first snapshot that all of the volume come from
 	started       time.Time
+}
+
+// now is a time that no snapshot has yet, in whole milliseconds.
+func (s *Sim) now() time.Time {
+	t := time.Now().UTC().Truncate(time.Millisecond)
+	if !t.After(s.last) {
+		t = s.last.Add(time.Millisecond)
+	}
+	s.last = t
+	return t
 }
 
 // tokenUse is what a ClientToken was used for.
@@ -117,8 +129,16 @@ func (s *Sim) startSnapshot(body []byte) (any, *apiError) {
 		return nil, invalid("a description or token of more than 255 characters")
 	case in.KmsKeyArn != "" && (in.Encrypted == nil || !*in.Encrypted):
 		return nil, invalid("KmsKeyArn needs Encrypted")
-	case in.ParentSnapshotId != "" && s.snaps[in.ParentSnapshotId] == nil:
-		return nil, notFound(in.ParentSnapshotId)
+	}
+	parent := &snapshot{}
+	if in.ParentSnapshotId != "" {
+		var aerr *apiError
+		if parent, aerr = s.done(in.ParentSnapshotId); aerr != nil {
+			return nil, aerr
+		}
+		if in.Encrypted != nil || in.VolumeSize < parent.gib {
+			return nil, invalid("the parent says whether the snapshot is encrypted, and how large it is at least [INVALID_DEPENDENCY_REQUEST]")
+		}
 	}
 	if err := checkTags(in.Tags); err != nil {
 		return nil, err
@@ -134,10 +154,11 @@ func (s *Sim) startSnapshot(body []byte) (any, *apiError) {
 	}
 	sn := &snapshot{
 		id: s.newID("snap"), desc: in.Description, gib: in.VolumeSize, state: "pending", hidden: s.o.Invisible, polls: s.o.Polls,
-		tags: in.Tags, kms: in.KmsKeyArn, encrypted: in.Encrypted != nil && *in.Encrypted, started: time.Now().UTC(), blocks: map[int64][]byte{},
+		tags: in.Tags, kms: in.KmsKeyArn, encrypted: in.Encrypted != nil && *in.Encrypted, started: s.now(), blocks: map[int64][]byte{}, wrote: map[int64]bool{},
 	}
+	sn.lineage = cmp.Or(parent.lineage, sn.id)
 	if in.ParentSnapshotId != "" {
-		sn.blocks = maps.Clone(s.snaps[in.ParentSnapshotId].blocks)
+		sn.blocks, sn.encrypted, sn.kms = maps.Clone(parent.blocks), parent.encrypted, parent.kms
 	}
 	s.snaps[sn.id] = sn
 	s.used("snapshot", in.ClientToken, string(body), sn.id)
@@ -208,11 +229,7 @@ func (s *Sim) putBlock(w http.ResponseWriter, r *http.Request, id, index string,
 	case r.Header.Get("X-Amz-Checksum") != b64:
 		return nil, invalid("the block's checksum does not match [INVALID_BLOCK]")
 	}
-	if len(strings.Trim(string(body), "\x00")) == 0 {
-		sn.blocks[i] = make([]byte, blockSize)
-	} else {
-		sn.blocks[i] = body
-	}
+	sn.blocks[i], sn.wrote[i] = body, true
 	w.Header().Set("X-Amz-Checksum", b64)
 	w.Header().Set("X-Amz-Checksum-Algorithm", "SHA256")
 	return map[string]string{}, nil
@@ -233,15 +250,15 @@ func (s *Sim) complete(r *http.Request, id string) (any, *apiError) {
 	if sn.sealed {
 		return map[string]string{"Status": sn.state}, nil
 	}
-	if count != int64(len(sn.blocks)) {
-		return nil, invalid("ChangedBlocksCount is %d and %d blocks were written", count, len(sn.blocks))
+	if count != int64(len(sn.wrote)) {
+		return nil, invalid("ChangedBlocksCount is %d and %d blocks were written", count, len(sn.wrote))
 	}
 	if sum := r.Header.Get("X-Amz-Checksum"); sum != "" {
 		if r.Header.Get("X-Amz-Checksum-Algorithm") != "SHA256" || r.Header.Get("X-Amz-Checksum-Aggregation-Method") != "LINEAR" {
 			return nil, invalid("a checksum needs ChecksumAlgorithm SHA256 and ChecksumAggregationMethod LINEAR")
 		}
 		h := sha256.New()
-		for _, i := range slices.Sorted(maps.Keys(sn.blocks)) {
+		for _, i := range slices.Sorted(maps.Keys(sn.wrote)) {
 			b := sha256.Sum256(sn.blocks[i])
 			h.Write(b[:])
 		}
@@ -300,6 +317,9 @@ func (s *Sim) listBlocks(r *http.Request, id, first string) (any, *apiError) {
 	if first != "" {
 		if old, aerr = s.done(first); aerr != nil {
 			return nil, aerr
+		}
+		if old.lineage != sn.lineage {
+			return nil, invalid("the snapshots %s and %s are not of one volume [UNRELATED_SNAPSHOTS]", first, id)
 		}
 	}
 	q := r.URL.Query()

@@ -46,6 +46,7 @@ type nic struct {
 
 type volume struct {
 	id, snapshot, kind, zone, inst, device string
+	lineage                                string
 	gib                                    int64
 	polls                                  int
 	drop                                   bool // with its instance
@@ -91,6 +92,7 @@ func init() { //nolint:gochecknoinits // breaks the cycle from handlers to the t
 		"DeleteVolume": (*Sim).deleteVolume, "DescribeVolumes": (*Sim).describeVolumes,
 		"DescribeInstanceTypes": (*Sim).describeTypes, "DescribeSubnets": (*Sim).subnets, "DescribeSecurityGroups": (*Sim).securityGroups,
 		"CreateTags": (*Sim).createTags, "ImportImage": (*Sim).importImage, "DescribeImportImageTasks": (*Sim).importTasks, "CancelImportTask": (*Sim).cancelImport,
+		"ImportSnapshot": (*Sim).importSnapshot, "DescribeImportSnapshotTasks": (*Sim).describeDiskImports,
 		"CreateSnapshots": (*Sim).createSnapshots, "DescribeKeyPairs": (*Sim).keyPairs, "DescribeAvailabilityZones": (*Sim).zones,
 	}
 	stsActions = map[string]handler{"GetCallerIdentity": (*Sim).identity, "AssumeRole": (*Sim).assumeRole}
@@ -146,7 +148,7 @@ func (s *Sim) describeSnapshots(p *params) ([]el, *apiError) {
 		out = append(out, []el{
 			e("snapshotId", id), e("volumeId", cmp.Or(sn.volume, "vol-ffffffff")), e("status", sn.state), e("startTime", sn.started.Format(isoMillis)),
 			e("progress", "100%"), e("ownerId", Account), e("volumeSize", sn.gib), e("description", sn.desc),
-			e("encrypted", sn.encrypted), e("storageTier", "standard"), tagSet(sn.tags),
+			e("encrypted", sn.encrypted), e("storageTier", "standard"), e("fullSnapshotSizeInBytes", int64(len(sn.blocks))*blockSize), tagSet(sn.tags),
 		})
 	}
 	return []el{items("snapshotSet", out)}, nil
@@ -416,7 +418,7 @@ func (s *Sim) runInstances(p *params) ([]el, *apiError) {
 		if w, ok := want[m.device]; ok {
 			m.kind = w[0]
 		}
-		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags, blocks: maps.Clone(s.snaps[m.snapshot].blocks)}
+		v := &volume{id: s.newID("vol"), snapshot: m.snapshot, kind: m.kind, zone: s.o.Region + "a", inst: in.id, device: m.device, gib: m.gib, drop: !m.keep, tags: voltags, blocks: maps.Clone(s.snaps[m.snapshot].blocks), lineage: s.snaps[m.snapshot].lineage}
 		s.vols[v.id] = v
 		in.vols = append(in.vols, v.id)
 	}

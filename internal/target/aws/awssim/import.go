@@ -117,7 +117,8 @@ func (s *Sim) step(k *importTask) {
 				k.status, k.message = "deleted", "ClientError: Unable to read the disk"
 				return
 			}
-			sn := &snapshot{id: s.newID("snap"), desc: "Created by AWS-VMImport service for " + k.id, gib: src.gib, state: "completed", sealed: true, started: time.Now().UTC(), blocks: maps.Clone(src.blocks)}
+			sn := &snapshot{id: s.newID("snap"), desc: "Created by AWS-VMImport service for " + k.id, gib: src.gib, state: "completed", sealed: true, started: s.now(), blocks: maps.Clone(src.blocks)}
+			sn.lineage = sn.id
 			s.snaps[sn.id] = sn
 			k.made = append(k.made, sn.id)
 			im.maps = append(im.maps, mapping{device: device(i), snapshot: sn.id, kind: "gp2", gib: sn.gib})
@@ -147,6 +148,13 @@ func (s *Sim) importTasks(p *params) ([]el, *apiError) {
 func (s *Sim) cancelImport(p *params) ([]el, *apiError) {
 	id := p.get("ImportTaskId")
 	p.get("CancelReason")
+	if k := s.diskImports[id]; k != nil {
+		if k.status != "active" {
+			return nil, bad("IncorrectState", "the task is %s", k.status)
+		}
+		k.status = "deleting"
+		return []el{e("importTaskId", id), e("previousState", "active"), e("state", "deleting")}, nil
+	}
 	k := s.imports[id]
 	switch {
 	case k == nil:

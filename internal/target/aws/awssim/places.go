@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 func (s *Sim) createVolume(p *params) ([]el, *apiError) {
@@ -41,7 +40,7 @@ func (s *Sim) createVolume(p *params) ([]el, *apiError) {
 	case iops != "" && v.kind != "gp3" && !strings.HasPrefix(v.kind, "io"), through != "" && v.kind != "gp3":
 		return nil, bad("InvalidParameterCombination", "iops or throughput is not supported for %s volumes", v.kind)
 	}
-	v.gib, v.blocks = sn.gib, maps.Clone(sn.blocks)
+	v.gib, v.blocks, v.lineage = sn.gib, maps.Clone(sn.blocks), sn.lineage
 	if n, err := strconv.ParseInt(size, 10, 64); err == nil && n > v.gib {
 		v.gib = n
 	}
@@ -218,6 +217,12 @@ func (s *Sim) Inventory() (out []string) {
 		}
 		out = append(out, fmt.Sprintf("snapshot %s %d GiB %x %q", id, sn.gib, h.Sum(nil)[:8], sn.tags))
 	}
+	for key, o := range s.objects {
+		out = append(out, fmt.Sprintf("object %s of %d bytes", key, len(o)))
+	}
+	for _, u := range s.uploads {
+		out = append(out, fmt.Sprintf("multipart upload of %s", u.key))
+	}
 	for id, im := range s.images {
 		out = append(out, fmt.Sprintf("image %s %q", id, im.name))
 	}
@@ -350,7 +355,7 @@ func (s *Sim) createSnapshots(p *params) ([]el, *apiError) {
 	if in == nil {
 		return nil, bad("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", id)
 	}
-	skip, now := p.get("InstanceSpecification.ExcludeBootVolume") == "true", time.Now().UTC()
+	skip, now := p.get("InstanceSpecification.ExcludeBootVolume") == "true", s.now()
 	var out [][]el
 	for _, v := range in.vols {
 		vol := s.vols[v]
@@ -359,7 +364,7 @@ func (s *Sim) createSnapshots(p *params) ([]el, *apiError) {
 		}
 		sn := &snapshot{
 			id: s.newID("snap"), desc: desc, gib: vol.gib, state: "pending", sealed: true, polls: s.o.Polls, volume: v, started: now,
-			tags: tags, blocks: maps.Clone(vol.blocks),
+			tags: tags, blocks: maps.Clone(vol.blocks), lineage: vol.lineage,
 		}
 		s.snaps[sn.id] = sn
 		out = append(out, []el{
@@ -367,6 +372,17 @@ func (s *Sim) createSnapshots(p *params) ([]el, *apiError) {
 		})
 	}
 	return []el{items("snapshotSet", out)}, nil
+}
+
+// WriteVolume has a volume's guest write one block, or with nil trim it.
+func (s *Sim) WriteVolume(id string, index int64, block []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if block == nil {
+		delete(s.vols[id].blocks, index)
+		return
+	}
+	s.vols[id].blocks[index] = block
 }
 
 // isoMillis is a time as EC2 writes it.

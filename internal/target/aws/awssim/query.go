@@ -209,8 +209,11 @@ func (s *Sim) freeze() func() {
 	for k, v := range to {
 		tokens[k] = v
 	}
-	tasks := copyOf(s.imports)
-	return func() { s.snaps, s.images, s.insts, s.vols, s.tokens, s.imports = sn, im, in, vo, tokens, tasks }
+	tasks, disks := copyOf(s.imports), copyOf(s.diskImports)
+	return func() {
+		s.diskImports = disks
+		s.snaps, s.images, s.insts, s.vols, s.tokens, s.imports = sn, im, in, vo, tokens, tasks
+	}
 }
 
 func copyOf[T any](m map[string]*T) map[string]*T {

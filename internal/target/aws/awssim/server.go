@@ -1,5 +1,5 @@
 // Package awssim is an AWS account in memory behind real HTTP listeners: the
-// parts of EC2, the EBS direct APIs, STS and Service Quotas that a restore uses, as
+// parts of EC2, the EBS direct APIs, S3, STS and Service Quotas that a restore uses, as
 // strict as their documentation. It verifies SigV4, refuses parameters it does not
 // know, and keeps what was written so that it can be read back. It is a test
 // double: boto3 drives it in its tests, and those of target/aws hold its answers to
@@ -74,11 +74,17 @@ type Sim struct {
 	vols    map[string]*volume
 	tokens  map[string]tokenUse
 	imports map[string]*importTask
+	uploads map[string]*multipart
+	objects map[string][]byte
+
+	diskImports map[string]*diskImport
+
 	failing string // why imports are given up
 	fault   func(Request) *Fault
 	hold    chan struct{}
 	seen    []Request
 	latency time.Duration
+	last    time.Time // of a snapshot
 }
 
 // Request is one request as it arrived.
@@ -93,6 +99,8 @@ type Fault struct {
 	Status     int // with Code; 0: the connection is cut
 	Code       string
 	RetryAfter string
+	// Late cuts the connection when the request was carried out: its answer is lost.
+	Late bool
 }
 
 // Start serves an account on a free port of the loopback interface.
@@ -106,6 +114,7 @@ func Start(o Options) *Sim {
 	s := &Sim{
 		o: o, keys: map[string]key{AccessKey: {secret: SecretKey}}, snaps: map[string]*snapshot{}, images: map[string]*image{},
 		insts: map[string]*instance{}, vols: map[string]*volume{}, tokens: map[string]tokenUse{}, imports: map[string]*importTask{},
+		uploads: map[string]*multipart{}, objects: map[string][]byte{}, diskImports: map[string]*diskImport{},
 	}
 	s.srv = httptest.NewUnstartedServer(s)
 	if o.TLS {
@@ -132,7 +141,7 @@ func (s *Sim) SetFault(f func(Request) *Fault) { s.mu.Lock(); s.fault = f; s.mu.
 // SetLatency delays every answer.
 func (s *Sim) SetLatency(d time.Duration) { s.mu.Lock(); s.latency = d; s.mu.Unlock() }
 
-// Stall makes every PutSnapshotBlock hang until Release.
+// Stall makes every PutSnapshotBlock and UploadPart hang until Release.
 func (s *Sim) Stall() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,7 +208,7 @@ func (s *Sim) log(q Request, r *http.Request, body []byte, a *answer) {
 		Service: q.Service, Action: q.Action, Method: r.Method, URL: r.URL.String(), Header: r.Header, Body: string(body),
 		Status: a.status, AnswerHeader: a.Header().Clone(), Answer: string(a.body),
 	}
-	if q.Action == "PutSnapshotBlock" {
+	if q.Action == "PutSnapshotBlock" || q.Action == "UploadPart" {
 		x.Body, x.Block = "", len(body)
 	}
 	if q.Action == "GetSnapshotBlock" && a.status == http.StatusOK {
@@ -210,7 +219,11 @@ func (s *Sim) log(q Request, r *http.Request, body []byte, a *answer) {
 
 // ServeHTTP lets a request in, or not, and answers.
 func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	most := int64(maxBody)
+	if s3Action(r) == "UploadPart" {
+		most = maxPart
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, most+1))
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
@@ -225,14 +238,20 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.Action = q.Params.Get("Action")
 	} else if service == "servicequotas" {
 		_, q.Action, _ = strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	} else if service == "s3" {
+		q.Action = s3Action(r)
 	} else {
 		q.Action = ebsAction(r.Method, r.URL.Path)
 	}
-	if aerr == nil && len(body) > maxBody {
+	if aerr == nil && int64(len(body)) > most {
 		aerr = bad("RequestEntityTooLarge", "the request is too long")
 	}
+	late := false
 	if aerr == nil {
-		aerr = s.disturb(r, q)
+		aerr, late = s.disturb(r, q)
+	}
+	if late {
+		defer func() { panic(http.ErrAbortHandler) }()
 	}
 	w.Header().Set("X-Amzn-Requestid", s.id("req"))
 	if s.o.Log != nil {
@@ -245,18 +264,20 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveQuery(w, q, aerr)
 	case service == "servicequotas":
 		s.serveQuotas(w, body, aerr)
+	case service == "s3":
+		s.serveS3(w, r, q, body, aerr)
 	default:
 		s.serveEBS(w, r, q, body, aerr)
 	}
 }
 
 // disturb notes the request and does to it what tests asked for.
-func (s *Sim) disturb(r *http.Request, q Request) *apiError {
+func (s *Sim) disturb(r *http.Request, q Request) (_ *apiError, late bool) {
 	s.mu.Lock()
 	s.seen = append(s.seen, q)
 	fault, hold, latency := s.fault, s.hold, s.latency
 	s.mu.Unlock()
-	if hold != nil && q.Action == "PutSnapshotBlock" {
+	if hold != nil && (q.Action == "PutSnapshotBlock" || q.Action == "UploadPart") {
 		select {
 		case <-hold:
 		case <-r.Context().Done():
@@ -267,16 +288,18 @@ func (s *Sim) disturb(r *http.Request, q Request) *apiError {
 		time.Sleep(latency)
 	}
 	if fault == nil {
-		return nil
+		return nil, false
 	}
 	f := fault(q)
 	switch {
 	case f == nil:
-		return nil
+		return nil, false
+	case f.Late:
+		return nil, true
 	case f.Status == 0:
 		panic(http.ErrAbortHandler)
 	}
-	return &apiError{status: f.Status, code: f.Code, msg: "as the test asked for", retry: f.RetryAfter}
+	return &apiError{status: f.Status, code: f.Code, msg: "as the test asked for", retry: f.RetryAfter}, false
 }
 
 // id makes an identifier nobody has.

@@ -38,7 +38,7 @@ func (s *Sim) signed(r *http.Request, body []byte) (service string, _ *apiError)
 		return deny("SignatureDoesNotMatch", "Credential should be scoped to a valid region.")
 	}
 	service = scope[3]
-	if !slices.Contains([]string{"ec2", "ebs", "sts", "servicequotas"}, service) {
+	if !slices.Contains([]string{"ec2", "ebs", "s3", "sts", "servicequotas"}, service) {
 		return deny("SignatureDoesNotMatch", "Credential should be scoped to correct service.")
 	}
 	s.mu.Lock()
@@ -70,6 +70,12 @@ func (s *Sim) signed(r *http.Request, body []byte) (service string, _ *apiError)
 	switch h := r.Header.Get("X-Amz-Content-Sha256"); {
 	case h == "UNSIGNED-PAYLOAD" && service == "ebs":
 		hash = h
+	case service == "s3" && h == "":
+		return deny("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
+	case h == "UNSIGNED-PAYLOAD" && service == "s3":
+		hash = h
+	case h != "" && h != hash && service == "s3":
+		return service, bad("XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match what was computed.")
 	case h != "" && h != hash:
 		return deny("SignatureDoesNotMatch", "x-amz-content-sha256 is not the body's")
 	}
@@ -78,7 +84,10 @@ func (s *Sim) signed(r *http.Request, body []byte) (service string, _ *apiError)
 	if path == "" {
 		path = "/"
 	}
-	c.WriteString(r.Method + "\n" + strings.ReplaceAll(url.PathEscape(path), "%2F", "/") + "\n" + canonicalQuery(r.URL.Query()) + "\n")
+	if service != "s3" { // S3's paths are escaped once
+		path = strings.ReplaceAll(url.PathEscape(path), "%2F", "/")
+	}
+	c.WriteString(r.Method + "\n" + path + "\n" + canonicalQuery(r.URL.Query()) + "\n")
 	for _, n := range names {
 		v := strings.Join(r.Header.Values(n), ",")
 		switch n {

@@ -21,7 +21,7 @@ func TestBoto(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), "python3", "testdata/drive.py")
 	cmd.Env = append(os.Environ(), "AWS_CA_BUNDLE="+ca, "AWS_ENDPOINT_URL="+s.URL, "AWS_REGION=eu-central-1", "AWS_DEFAULT_REGION=eu-central-1",
-		"AWS_ACCESS_KEY_ID="+AccessKey, "AWS_SECRET_ACCESS_KEY="+SecretKey, "SUBNET="+Subnet, "GROUP="+Group)
+		"AWS_ACCESS_KEY_ID="+AccessKey, "AWS_SECRET_ACCESS_KEY="+SecretKey, "SUBNET="+Subnet, "GROUP="+Group, "BUCKET="+Bucket)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

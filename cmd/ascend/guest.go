@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ascend/internal/adapt"
 	"ascend/internal/appliance"
-	"ascend/internal/boot"
 	"ascend/internal/disk"
 	"ascend/internal/guest"
 	"ascend/internal/plan"
@@ -87,21 +85,6 @@ func (p *prepared) make(a *app, req *plan.Request) (err error) {
 		a.note("the guest will be changed: %s %s: %s", c.Kind, clean(c.Subject), clean(c.Reason))
 	}
 	return nil
-}
-
-// parseProof reads --boot-proof.
-func parseProof(s string) (restore.Proof, error) {
-	mode, grade, graded := strings.Cut(s, ":")
-	p := restore.Proof{Mode: restore.ProofMode(mode), Grade: boot.Grade(strings.ToUpper(grade))}
-	switch p.Mode {
-	case "", restore.ProofOff, restore.ProofAdvise, restore.ProofRequire:
-	default:
-		return p, fmt.Errorf("--boot-proof is off, advise, require or require:GRADE, not %q", s)
-	}
-	if graded && (p.Mode != restore.ProofRequire || p.Grade != boot.A && p.Grade != boot.B && p.Grade != boot.C) {
-		return p, fmt.Errorf("--boot-proof %s: a grade is A, B or C, and stands with require", s)
-	}
-	return p, nil
 }
 
 // prove adds the boot proof that is asked for.

@@ -92,7 +92,7 @@ func (a *app) carryOut(c *cobra.Command, r *restoreFlags, ch *chosen, _ target.T
 		return usageError{err}
 	}
 	o := restore.Options{Keep: r.keep, Disks: r.disks, Workers: r.workers, NoVerify: r.noVerify}
-	proof, err := parseProof(r.proof)
+	proof, err := restore.ParseProof(r.proof)
 	if err != nil {
 		return usageError{err}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"ascend/internal/adapt"
 	"ascend/internal/boot"
@@ -43,6 +44,22 @@ const (
 	ProofAdvise  ProofMode = "advise"  // a machine that does not come up is a warning
 	ProofRequire ProofMode = "require" // it stops the job
 )
+
+// ParseProof reads a proof as it is asked for: off, advise, require, or
+// require:GRADE.
+func ParseProof(s string) (Proof, error) {
+	mode, grade, graded := strings.Cut(s, ":")
+	p := Proof{Mode: ProofMode(mode), Grade: boot.Grade(strings.ToUpper(grade))}
+	switch p.Mode {
+	case "", ProofOff, ProofAdvise, ProofRequire:
+	default:
+		return p, fmt.Errorf("a boot proof is off, advise, require or require:GRADE, not %q", s)
+	}
+	if graded && (p.Mode != ProofRequire || p.Grade != boot.A && p.Grade != boot.B && p.Grade != boot.C) {
+		return p, fmt.Errorf("boot proof %s: a grade is A, B or C, and stands with require", s)
+	}
+	return p, nil
+}
 
 // GuestReceipt is the part of the guest.
 type GuestReceipt struct {

@@ -62,8 +62,11 @@ type Settings struct {
 	PowerOn  *bool         `json:"power_on,omitempty"`
 	// Keep leaves what was made when a restore fails, so that a retry goes on from
 	// the step that failed; nil: yes.
-	Keep    *bool             `json:"keep_on_failure,omitempty"`
-	Options map[string]string `json:"options,omitempty"` // of the platform
+	Keep *bool `json:"keep_on_failure,omitempty"`
+	// BootProof is off, advise or require: whether the machine is started from a
+	// throw-away layer before it is sent. "": off, or what the group's Until needs.
+	BootProof string            `json:"boot_proof,omitempty"`
+	Options   map[string]string `json:"options,omitempty"` // of the platform
 	// Accept are the codes of warnings that are consented to.
 	Accept []string `json:"accept,omitempty"`
 }
@@ -247,11 +250,14 @@ func (c *checker) machine(path string, d *Document, g *Group, m *Machine) {
 	s := d.Settings(*m)
 	c.say(s.Target == "", path+".target", "no target is named, here or in the defaults")
 	needs := g.Until.Is == PoweredOn || g.Until.Is == Address
+	proof := g.Until.Is == BootProof
+	c.say(proof && (s.BootProof == "off" || s.BootProof == "advise" && g.Until.Grade == "A"), path+".boot_proof", "the group waits for a boot proof that is not made so: leave it out")
 	c.say(needs && (s.PowerOn == nil || !*s.PowerOn), path+".power_on", "the group waits until its machines are %s: they must be powered on", g.Until.Is)
 }
 
 func (c *checker) settings(path string, s Settings) {
 	c.say(len(s.Target) > maxName || len(s.Format) > maxName, path, "a name is longer than %d bytes", maxName)
+	c.say(!slices.Contains([]string{"", "off", "advise", "require"}, s.BootProof), path+".boot_proof", "it is off, advise or require")
 	c.say(len(s.Mappings) > 100 || slices.Contains(s.Mappings, ""), path+".mappings", "they are at most 100 names")
 	c.say(len(s.Accept) > 1000, path+".accept", "they are at most 1000 codes")
 	if s.Mapping != nil {
@@ -277,6 +283,9 @@ func (d *Document) Settings(m Machine) Settings {
 	if s.Keep == nil {
 		s.Keep = o.Keep
 	}
+	if s.BootProof == "" {
+		s.BootProof = o.BootProof
+	}
 	s.Mappings = slices.Concat(s.Mappings, o.Mappings)
 	switch {
 	case s.Mapping == nil:
@@ -294,6 +303,19 @@ func (d *Document) Settings(m Machine) Settings {
 			}
 		}
 		s.Options = all
+	}
+	return s
+}
+
+// Proof is the boot proof that a machine of a group is restored with: off, advise,
+// require or require:GRADE.
+func (d *Document) Proof(g Group, m Machine) string {
+	s := d.Settings(m).BootProof
+	if g.Until.Is == BootProof && s != "advise" {
+		s = "require"
+		if g.Until.Grade != "" {
+			s += ":" + g.Until.Grade
+		}
 	}
 	return s
 }

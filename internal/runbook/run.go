@@ -101,7 +101,7 @@ type Outline struct {
 	Cost     string         `json:"cost,omitempty"`
 	Currency string         `json:"currency,omitempty"`
 	Findings []plan.Finding `json:"findings,omitempty"`
-	Needs    []plan.Need         `json:"needs,omitempty"`
+	Needs    []plan.Need    `json:"needs,omitempty"`
 }
 
 // Evidence is what a completed job proves.
@@ -343,7 +343,7 @@ func (r *Run) forward(now time.Time) (do []Do) {
 	for i := range r.Groups {
 		g, d := &r.Groups[i], &r.Document.Groups[i]
 		if held {
-			g.Status = Held
+			g.hold()
 			continue
 		}
 		if g.Status == Pending || g.Status == Held {
@@ -423,6 +423,14 @@ func settled(g *GroupRun) bool {
 		}
 	}
 	return true
+}
+
+// hold holds a group back, and all its machines.
+func (g *GroupRun) hold() {
+	g.Status = Held
+	for j := range g.Machines {
+		g.Machines[j].Status = Held
+	}
 }
 
 func (r *Run) settle(g *GroupRun, d *Group, now time.Time) {

@@ -161,7 +161,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	base, end := context.WithCancel(work) // of requests: streams end with it
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context){s.feed.Run, s.queue.Run, s.scanner.Run, s.expire} {
+	for _, run := range []func(context.Context){s.feed.Run, s.queue.Run, s.scanner.Run, s.api.Conductor().Run, s.expire} {
 		wg.Go(func() { run(work) })
 	}
 	h := &http.Server{

@@ -23,6 +23,12 @@ const patience = time.Minute
 // what the backup says, or "". It never fails a plan: what could not be looked at
 // is in Incomplete. The end of ctx is an error.
 func Inspect[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) (*plan.GuestFacts, error) {
+	_, f, err := Look(ctx, disks, firmware)
+	return f, err
+}
+
+// Look is Inspect that tells the inspection too; nil when there is none.
+func Look[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) (*guest.Inspection, *plan.GuestFacts, error) {
 	list := make([]disk.Disk, len(disks))
 	for i, d := range disks {
 		list[i] = d
@@ -32,11 +38,11 @@ func Inspect[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) 
 	in, err := guest.Inspect(bounded, list, guest.Options{Firmware: firmware})
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	case err != nil:
-		return Unread(err), nil
+		return nil, Unread(err), nil
 	}
-	return Of(in), nil
+	return in, Of(in), nil
 }
 
 // Unread are the facts of a guest that could not be inspected.

@@ -13,6 +13,7 @@ import (
 	"ascend/internal/server/auth"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/notify"
+	"ascend/internal/server/records"
 	"ascend/internal/target"
 )
 
@@ -196,6 +197,14 @@ func (a *API) submit(ctx context.Context, key string, n NewJob) (jobs.Job, error
 	if err := a.on(ctx, d.Value.Target, auth.Operator); err != nil {
 		return jobs.Job{}, err
 	}
+	if key != "" {
+		key = auth.From(ctx).UserID + "/" + key
+	}
+	return a.carryOut(ctx, d, key, n)
+}
+
+// carryOut is submit for who was let do it.
+func (a *API) carryOut(ctx context.Context, d records.Doc[StoredPlan], key string, n NewJob) (jobs.Job, error) {
 	src, err := a.source(ctx, d.Value.Backup)
 	if err != nil {
 		return jobs.Job{}, err
@@ -219,10 +228,7 @@ func (a *API) submit(ctx context.Context, key string, n NewJob) (jobs.Job, error
 		}
 		return jobs.Job{}, p
 	}
-	if key != "" {
-		key = auth.From(ctx).UserID + "/" + key
-	}
-	j, err := a.Jobs.Submit(ctx, jobs.Order{Plan: made.Plan, Repository: src.Dir, Images: made.Images, Maps: made.Maps, Options: n.Options, Key: key})
+	j, err := a.Jobs.Submit(ctx, jobs.Order{Plan: made.Plan, Repository: src.Dir, Images: made.Images, Maps: made.Maps, Options: n.Options, Guest: made.Guest, Key: key})
 	if err != nil {
 		return j, err
 	}

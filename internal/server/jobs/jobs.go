@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ascend/internal/disk"
+	"ascend/internal/guest"
 	"ascend/internal/plan"
 	"ascend/internal/target"
 )
@@ -69,12 +70,13 @@ type Event struct {
 
 // Options of one job.
 type Options struct {
-	Keep        bool  `json:"keep_on_failure,omitempty" doc:"leave what was made when it fails, so that it can be retried"`
-	NoVerify    bool  `json:"no_verify,omitempty" doc:"do not read landed disks back where the platform has no verdict of its own"`
-	CheckBackup bool  `json:"check_backup,omitempty" doc:"compare the backup's files with its digests first"`
-	Disks       int   `json:"disks,omitempty" minimum:"0" maximum:"64" doc:"disks at once; 0: the default"`
-	Workers     int   `json:"workers,omitempty" minimum:"0" maximum:"64" doc:"ranges at once for each disk; 0: the target's"`
-	Bandwidth   int64 `json:"bandwidth,omitempty" minimum:"0" doc:"bytes a second of this job; 0: no cap"`
+	Keep        bool   `json:"keep_on_failure,omitempty" doc:"leave what was made when it fails, so that it can be retried"`
+	NoVerify    bool   `json:"no_verify,omitempty" doc:"do not read landed disks back where the platform has no verdict of its own"`
+	CheckBackup bool   `json:"check_backup,omitempty" doc:"compare the backup's files with its digests first"`
+	BootProof   string `json:"boot_proof,omitempty" maxLength:"20" doc:"off, advise, require or require:GRADE (A, B, C): start the machine from a throw-away layer first, on the target's virtual hardware; advise: what does not come up is a warning, require: it ends the job"`
+	Disks       int    `json:"disks,omitempty" minimum:"0" maximum:"64" doc:"disks at once; 0: the default"`
+	Workers     int    `json:"workers,omitempty" minimum:"0" maximum:"64" doc:"ranges at once for each disk; 0: the target's"`
+	Bandwidth   int64  `json:"bandwidth,omitempty" minimum:"0" doc:"bytes a second of this job; 0: no cap"`
 }
 
 // Order is a plan to be carried out.
@@ -84,7 +86,8 @@ type Order struct {
 	Images     []disk.Image
 	Maps       []*disk.Map
 	Options    Options
-	Key        string // the same key gives the same job
+	Guest      *guest.Inspection // of Images; nil: there was none
+	Key        string            // the same key gives the same job
 }
 
 // Filter chooses jobs; zero fields choose all.
@@ -107,6 +110,8 @@ var (
 	ErrNotFound = errors.New("no such restore job")
 	// ErrState: not possible in the job's state.
 	ErrState = errors.New("not possible in the job's state")
+	// ErrOptions: the options are not possible for this restore.
+	ErrOptions = errors.New("these options are not possible")
 	// ErrNoReceipt: the job has not proved anything yet.
 	ErrNoReceipt = errors.New("the job has no receipt")
 )
@@ -124,6 +129,8 @@ type Service interface {
 	Submit(ctx context.Context, o Order) (Job, error)
 	List(ctx context.Context, f Filter) (list []Job, next string, err error)
 	Job(ctx context.Context, id string) (Job, error)
+	// ByKey finds the job of an order's key.
+	ByKey(ctx context.Context, key string) (Job, error)
 	Steps(ctx context.Context, id string) ([]Step, error)
 	Resources(ctx context.Context, id string) ([]target.Resource, error)
 	// Events are those of a job after one, the oldest first.

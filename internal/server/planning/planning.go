@@ -13,11 +13,13 @@ import (
 
 	"ascend/internal/backup"
 	"ascend/internal/disk"
+	"ascend/internal/guest"
 	"ascend/internal/image"
 	"ascend/internal/plan"
 	"ascend/internal/plan/facts"
 	"ascend/internal/prices"
 	"ascend/internal/target"
+	"ascend/internal/target/caps"
 	"ascend/internal/vm"
 )
 
@@ -103,6 +105,10 @@ type Made struct {
 	Plan   *plan.Plan
 	Images []disk.Image
 	Maps   []*disk.Map
+	// Guest is what the inspection of the disks found; nil: there was none.
+	Guest *guest.Inspection
+	// Needs is the space that the disks take on the target.
+	Needs []plan.Need
 }
 
 // Close closes the images.
@@ -167,13 +173,14 @@ func Make(ctx context.Context, src Source, ref plan.TargetRef, t target.Target, 
 		return nil, fmt.Errorf("cannot ask %s what it has: %w", ref.Name, err)
 	}
 	if ref.Platform != vm.Local {
-		if r.Guest, err = facts.Inspect(ctx, m.Images, r.Machine.Firmware); err != nil {
+		if m.Guest, r.Guest, err = facts.Look(ctx, m.Images, r.Machine.Firmware); err != nil {
 			return nil, err
 		}
 	}
 	if m.Plan, err = plan.Make(*r); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWish, err)
 	}
+	m.Needs = m.Plan.Needs(caps.Fill(r.Caps).Traits, r.Inventory)
 	return m, nil
 }
 

@@ -81,9 +81,21 @@ var _ Driver = Restores{}
 
 // Submit stores a job and begins it.
 func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
+	var g *restore.Guest
+	proof, err := restore.ParseProof(o.Options.BootProof)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", jobs.ErrOptions, err)
+	}
+	if proof.Mode != "" && proof.Mode != restore.ProofOff {
+		if o.Guest == nil {
+			return "", fmt.Errorf("%w: no boot can be proven: the system on the disks was not looked at", jobs.ErrOptions)
+		}
+		g = &restore.Guest{Inspection: o.Guest, Proof: proof}
+	}
 	j, err := r.Service.Submit(ctx, restore.Request{
 		Spec: restore.Spec{
-			Plan: o.Plan, Source: restore.SourceRef{Repository: o.Repository, Backup: o.Plan.Backup.ID}, Fingerprint: restore.Fingerprint(o.Images),
+			Guest: g,
+			Plan:  o.Plan, Source: restore.SourceRef{Repository: o.Repository, Backup: o.Plan.Backup.ID}, Fingerprint: restore.Fingerprint(o.Images),
 			Options: restore.Options{Keep: o.Options.Keep, NoVerify: o.Options.NoVerify, CheckBackup: o.Options.CheckBackup, Disks: o.Options.Disks, Workers: o.Options.Workers, Bandwidth: o.Options.Bandwidth},
 		},
 		Maps: o.Maps, Unique: o.Key,

@@ -84,8 +84,7 @@ type Machine struct {
 	Name   string `json:"name,omitempty"`
 	CPUs   int    `json:"cpus,omitempty"`
 	Memory string `json:"memory,omitempty"` // as "4GiB"
-	// Settings stand beside these; "inline" is what the YAML package calls that.
-	Settings `json:",inline"`
+	Settings `yaml:",inline"` // they stand beside these
 }
 
 // Group is machines that are restored side by side.

@@ -286,19 +286,21 @@ func (s *Store) Deliveries(ctx context.Context, job string, p Page) (Listing[Del
 type Retention struct {
 	Jobs  time.Duration // jobs at rest, with all that belongs to them
 	Audit time.Duration
+	// Events are the lines of the logs of jobs at rest.
+	Events time.Duration
 	// KeepJobs are kept however old, the newest of those at rest.
 	KeepJobs int
 }
 
 // Pruned is what Prune removed.
-type Pruned struct{ Jobs, Audits, Sessions, Tokens, Keys, Plans int64 }
+type Pruned struct{ Jobs, Events, Audits, Sessions, Tokens, Keys, Plans int64 }
 
 // pruneAtOnce bounds one transaction of Prune, so that others write in between.
 const pruneAtOnce = 100
 
 // Prune removes what is older than a retention, and whatever has expired. A job
-// that has left something on a target (failed and kept) is never removed: its
-// record is what undo needs.
+// that has left something on a target (what it recorded is not all gone) is never
+// removed: its record is what undo needs. Its log may be.
 func (s *Store) Prune(ctx context.Context, r Retention) (Pruned, error) {
 	var p Pruned
 	if r.Jobs > 0 {
@@ -309,7 +311,8 @@ func (s *Store) Prune(ctx context.Context, r Retention) (Pruned, error) {
 				ids = nil
 				q := t.db.NewSelect().Model((*Job)(nil)).Column("id").
 					Where("status IN (?) OR (status = ? AND rolled_back = ?)", bun.In([]Status{Completed, Cancelled, Undone}), Failed, true).
-					Where("completed_at < ?", before).OrderExpr("seq").Limit(pruneAtOnce)
+					Where("completed_at < ?", before).
+					Where("id NOT IN (SELECT job_id FROM resources WHERE gone = ?)", false).OrderExpr("seq").Limit(pruneAtOnce)
 				if r.KeepJobs > 0 {
 					var floor int64
 					err := t.db.NewSelect().Model((*Job)(nil)).Column("seq").
@@ -341,6 +344,8 @@ func (s *Store) Prune(ctx context.Context, r Retention) (Pruned, error) {
 		args  []any
 		on    bool
 	}{
+		{&p.Events, (*Event)(nil), "created_at < ? AND job_id IN (SELECT id FROM restore_jobs WHERE status IN (?))",
+			[]any{now().Add(-r.Events), bun.In([]Status{Completed, Failed, Cancelled, Undone})}, r.Events > 0},
 		{&p.Audits, (*Audit)(nil), "created_at < ?", []any{now().Add(-r.Audit)}, r.Audit > 0},
 		{&p.Plans, (*Plan)(nil), "created_at < ? AND id NOT IN (SELECT plan_id FROM restore_jobs WHERE plan_id IS NOT NULL)", []any{now().Add(-r.Jobs)}, r.Jobs > 0},
 		{&p.Sessions, (*Session)(nil), "expires_at <= ?", []any{now()}, true},

@@ -104,8 +104,6 @@ groups:
 		}
 		t.Fatalf("the server does not answer: %s", log.String())
 	}
-	server := begin()
-	up()
 	token := filepath.Join(dir, "token")
 	tool := func(want int, stdin string, args ...string) string {
 		t.Helper()
@@ -120,6 +118,12 @@ groups:
 		}
 		return strings.TrimSpace(string(b))
 	}
+	tool(0, "", "server", "--data", data, "folder", "repository", "main", repo)
+	tool(0, "", "server", "--data", data, "folder", "target", "loc", out)
+	tool(1, "", "server", "--data", data, "folder", "target", "loc", out)
+	tool(1, "", "server", "--data", data, "folder", "repository", "none", filepath.Join(dir, "none"))
+	server := begin()
+	up()
 	tool(0, "correct horse battery\n", "server", "--data", data, "user", "add", "ann")
 	tool(0, "", "server", "--data", data, "token", "--user", "ann", "--out", token)
 	text, err := os.ReadFile(token)
@@ -129,13 +133,6 @@ groups:
 	c, err := client.New(client.Config{URL: "http://" + addr, Token: secret.New(strings.TrimSpace(string(text)))})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for call, body := range map[client.Call]any{
-		client.AddRepo: map[string]string{"id": "main", "path": repo}, client.AddTarget: map[string]any{"id": "loc", "platform": "local", "settings": map[string]string{"dir": out}},
-	} {
-		if _, err := c.Bytes(ctx, call, client.Request{Body: body}); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for n := 0; n < 5 && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
 		list, err := client.Do[api.Page[api.BackupRow]](ctx, c, client.ListBackups, client.Request{})

@@ -3,10 +3,13 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"ascend/internal/target/aws/awssim"
 	"ascend/internal/target/azure/armsim"
@@ -62,8 +65,23 @@ func run() error {
 			"ca_file": arm.CAFile, "arm_endpoint": arm.URL, "authority_host": arm.URL,
 		}, map[string]string{"client_secret": armsim.ClientSecret}},
 	})
-	if err == nil {
-		_, err = io.Copy(io.Discard, os.Stdin)
+	if err != nil {
+		return err
 	}
-	return err
+	// "break" has vCenter refuse to power machines on, "mend" ends that; each is
+	// answered by a line.
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		switch in.Text() {
+		case "break":
+			vc.Model.Service.AddFaultRule(&simulator.FaultInjectionRule{
+				MethodName: "PowerOnVM_Task", ObjectType: "*", ObjectName: "*", Probability: 1, Enabled: true,
+				FaultType: simulator.FaultTypeCustom, Fault: &types.InsufficientMemoryResourcesFault{},
+			})
+		case "mend":
+			vc.Model.Service.ClearFaultRules()
+		}
+		fmt.Println("done")
+	}
+	return in.Err()
 }

@@ -81,9 +81,9 @@ type Machine struct {
 	// newest of all.
 	Before time.Time `json:"before,omitzero"`
 	// Name of the new machine; "": as backed up.
-	Name   string `json:"name,omitempty"`
-	CPUs   int    `json:"cpus,omitempty"`
-	Memory string `json:"memory,omitempty"` // as "4GiB"
+	Name     string           `json:"name,omitempty"`
+	CPUs     int              `json:"cpus,omitempty"`
+	Memory   string           `json:"memory,omitempty"` // as "4GiB"
 	Settings `yaml:",inline"` // they stand beside these
 }
 

@@ -25,6 +25,7 @@ const server = createServer((q, r) => {
   const url = new URL(q.url, "http://x");
   if (url.pathname.endsWith("/stream")) {
     r.writeHead(200, { "Content-Type": "text/event-stream" });
+    r.write(": hello\n\n");
     stream = r;
     return;
   }
@@ -70,11 +71,11 @@ try {
   await page.goto(url);
   await page.getByRole("heading", { name: "Dashboard" }).waitFor();
   await page.evaluate(() => {
-    window.delays = [];
-    new PerformanceObserver((l) => { for (const e of l.getEntries()) if (e.interactionId) window.delays.push(e.duration); }).observe({ type: "event", buffered: true, durationThreshold: 16 });
+    window.delays = {}; // by interaction: one click is several events
+    new PerformanceObserver((l) => { for (const e of l.getEntries()) if (e.interactionId) window.delays[e.interactionId] = Math.max(window.delays[e.interactionId] ?? 0, e.duration); }).observe({ type: "event", buffered: true, durationThreshold: 16 });
   });
   const nav = page.getByRole("navigation");
-  let clicks = 0;
+  let clicks = 1;
   for (let i = 0; i < 5; i++) for (const name of ["Backups", "Jobs", "Targets", "Mappings", "Dashboard"]) {
     await nav.getByRole("link", { name, exact: true }).click();
     await page.getByRole("heading", { name, level: 1 }).waitFor();
@@ -87,7 +88,7 @@ try {
   for (let i = 0; i < 200; i++) await box.evaluate((b) => { b.scrollTop += 4000; return new Promise((r) => requestAnimationFrame(r)); });
   out["10,000 backups: a frame of scrolling (ms)"] = Math.round((Date.now() - from) / 200);
   out["rows drawn of 10,000"] = await box.locator("tbody tr").count();
-  const delays = await page.evaluate(() => window.delays);
+  const delays = await page.evaluate(() => Object.values(window.delays));
   out["slowest interaction (ms; what is below 16 does not count)"] = Math.round(Math.max(0, ...delays));
   out["interactions above 16 ms"] = `${delays.length} of ${clicks}`;
 

@@ -46,6 +46,7 @@ type Feed struct {
 	next  chan struct{}       // closed at the next look
 	seen  time.Time           // of the last look that worked
 	rates []Rate
+	looks int64 // that the last of rates is the mean of
 }
 
 // New makes a feed. tell is called once for each change of a job's status, again
@@ -197,7 +198,7 @@ func (f *Feed) Jobs() ([]jobs.Job, <-chan struct{}) {
 	return out, f.next
 }
 
-// Rate is the throughput of all jobs at a time.
+// Rate is the mean throughput of all jobs in the ten seconds from a time.
 type Rate struct {
 	Time time.Time `json:"time"`
 	Rate int64     `json:"rate" doc:"bytes a second"`
@@ -208,17 +209,21 @@ const (
 	maxRates  = 360
 )
 
-// measure notes the throughput now and then. The lock is held.
+// measure notes the throughput of this look. The lock is held.
 func (f *Feed) measure(now time.Time) {
-	if n := len(f.rates); n > 0 && now.Sub(f.rates[n-1].Time) < rateEvery {
-		return
-	}
 	r := Rate{Time: now.UTC().Truncate(time.Second)}
 	for _, j := range f.state {
 		if !jobs.Resting(j.Status) {
 			r.Rate += j.Rate
 		}
 	}
+	if n := len(f.rates); n > 0 && now.Sub(f.rates[n-1].Time) < rateEvery {
+		last := &f.rates[n-1]
+		f.looks++
+		last.Rate += (r.Rate - last.Rate) / f.looks
+		return
+	}
+	f.looks = 1
 	if len(f.rates) == maxRates {
 		f.rates = slices.Delete(f.rates, 0, 1)
 	}

@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo-migrate soak web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: demo-migrate soak web web-test web-bench web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,9 @@ internal/webui/dist/index.html: $(WEBSRC)
 web-test: build ## the web application's own tests, and a browser's way through it
 	$(GO) build -o bin/sims ./web/e2e/sims
 	cd web && npx vitest run && node e2e/run.mjs
+
+web-bench: web ## measure the web application in Chromium: first paint, clicks, memory over an hour of events
+	cd web && node e2e/bench.mjs
 
 web-images: build ## picture every page of the running product for docs/images
 	mkdir -p docs/images && rm -f docs/images/*.jpg

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,10 +16,13 @@ import (
 
 	"ascend/internal/secret"
 	"ascend/internal/server"
+	"ascend/internal/server/api"
 	"ascend/internal/server/auth"
 	"ascend/internal/server/records"
 	"ascend/internal/server/storage"
+	"ascend/internal/target/all"
 	"ascend/internal/vault"
+	"ascend/internal/vm"
 )
 
 func (a *app) serverCommand() *cobra.Command {
@@ -126,7 +130,44 @@ replace the key of secrets at rest. What is changed here is in the audit log, by
 		return a.rotateKey(c.Context(), &s, to)
 	}}
 	rotate.Flags().StringVar(&to, "to", "", "where the new key is to stand, as --key (default: where the old one is)")
-	c.AddCommand(user, token, rotate)
+	c.AddCommand(user, token, rotate, a.serverFolders(&s))
+	return c
+}
+
+// serverFolders are commands that tell a server of folders of its machine.
+func (a *app) serverFolders(s *serverFlags) *cobra.Command {
+	c := &cobra.Command{Use: "folder", Short: "folders of this machine that the server reads backups from, or restores to", Args: cobra.NoArgs}
+	add := func(use, short string, put func(context.Context, *opened, records.Store, string, string) error) {
+		c.AddCommand(&cobra.Command{Use: use + " NAME FOLDER", Short: short, Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[1])
+			if err != nil {
+				return err
+			}
+			if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+				return withHint(fmt.Errorf("%s is no folder", dir), "make it first")
+			}
+			d, err := a.openData(c.Context(), s, false, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			defer func() { _ = d.db.Close() }()
+			st := storage.New(d.db)
+			if err := put(c.Context(), d, st, args[0], dir); errors.Is(err, records.ErrConflict) {
+				return withHint(fmt.Errorf("there is one called %q already", args[0]), "choose another name")
+			} else if err != nil {
+				return err
+			}
+			return local(c.Context(), st, map[string]string{"repository": "repository.create", "target": "target.create"}[use], args[0], "path", dir)
+		}})
+	}
+	add("repository", "read backups from a folder; a server that runs looks into it at its next start", func(ctx context.Context, _ *opened, st records.Store, name, dir string) error {
+		d := records.Doc[api.StoredRepository]{Record: records.Record{ID: name}, Value: api.StoredRepository{Path: dir}}
+		return api.NewScanner(st, slog.New(slog.DiscardHandler)).Table.Put(ctx, &d)
+	})
+	add("target", "restore to a folder", func(ctx context.Context, o *opened, st records.Store, name, dir string) error {
+		d := records.Doc[api.StoredTarget]{Record: records.Record{ID: name}, Value: api.StoredTarget{Platform: vm.Local, Settings: map[string]string{"dir": dir}}}
+		return api.NewTargets(st, o.vault, all.Registry()).Table.Put(ctx, &d)
+	})
 	return c
 }
 

@@ -121,12 +121,21 @@ var (
 	StreamJob       = Call{"GET", "/jobs/{id}/stream"}
 	StreamJobs      = Call{"GET", "/events"}
 	MakeToken       = Call{"POST", "/tokens"}
+	ListRuns        = Call{"GET", "/runbook-runs"}
+	NewRun          = Call{"POST", "/runbook-runs"}
+	GetRun          = Call{"GET", "/runbook-runs/{id}"}
+	ApplyRun        = Call{"POST", "/runbook-runs/{id}/apply"}
+	RetryRun        = Call{"POST", "/runbook-runs/{id}/retry"}
+	CancelRun       = Call{"POST", "/runbook-runs/{id}/cancel"}
+	RunReport       = Call{"GET", "/runbook-runs/{id}/report"}
+	StreamRun       = Call{"GET", "/runbook-runs/{id}/stream"}
 )
 
 // Calls lists them, for the test.
 func Calls() []Call {
 	return []Call{Version, Me, Platforms, ListBackups, GetBackup, ListRepos, AddRepo, ScanRepo, ListTargets, AddTarget, DeleteTarget, ValidateTarget, TargetInventory,
-		MakePlan, ImportPlan, ListJobs, SubmitJob, GetJob, JobLog, JobReceipt, RetryJob, CancelJob, UndoJob, StreamJob, StreamJobs, MakeToken}
+		MakePlan, ImportPlan, ListJobs, SubmitJob, GetJob, JobLog, JobReceipt, RetryJob, CancelJob, UndoJob, StreamJob, StreamJobs, MakeToken,
+		ListRuns, NewRun, GetRun, ApplyRun, RetryRun, CancelRun, RunReport, StreamRun}
 }
 
 // Request is what is asked with a call.

@@ -288,3 +288,46 @@ func (p *Plan) networkOf(i int) string {
 	}
 	return ""
 }
+
+// Need is the space that the disks take at one place of the target.
+type Need struct {
+	Place string `json:"place"`
+	Bytes int64  `json:"bytes"`
+	Free  int64  `json:"free,omitempty"` // 0: not known
+}
+
+// Needs is the space that the disks take, by the places they go to, in the order
+// of the disks. Data counts, or the whole disk where its space is taken at once.
+func (p *Plan) Needs(t *target.Traits, inv *target.Inventory) []Need {
+	field := t.StorageField
+	if field == "" {
+		field = "dir"
+	}
+	places := inv.Places[field]
+	var out []Need
+	for i, d := range p.Disks {
+		s := p.storageOf(i, t)
+		if s == "" && len(places) == 1 {
+			s = places[0].Name
+		}
+		bytes := max(d.Source.Allocated, 0)
+		if p.Options["disk"] == "thick" || !d.Delivery.Clean && d.Delivery.Format.Name == "raw" {
+			bytes = d.Virtual
+		}
+		k := slices.IndexFunc(out, func(n Need) bool { return n.Place == s })
+		if k < 0 {
+			out = append(out, Need{Place: s})
+			k = len(out) - 1
+		}
+		out[k].Bytes += bytes
+	}
+	for k := range out {
+		n := &out[k]
+		for _, pl := range places {
+			if pl.Free > 0 && (pl.Name == n.Place || strings.HasSuffix(pl.Name, "/"+n.Place) && n.Place != "") && (n.Free == 0 || pl.Free < n.Free) {
+				n.Free = pl.Free
+			}
+		}
+	}
+	return out
+}

@@ -218,30 +218,9 @@ var storageRules = []rule{
 		if r.Inventory == nil {
 			return
 		}
-		need, order := map[string]int64{}, []string{}
-		field := r.Caps.Traits.StorageField
-		if field == "" {
-			field = "dir"
-		}
-		for i, d := range p.Disks {
-			s := p.storageOf(i, r.Caps.Traits)
-			if places := r.Inventory.Places[field]; s == "" && len(places) == 1 {
-				s = places[0].Name
-			}
-			bytes := max(d.Source.Allocated, 0)
-			if r.Options["disk"] == "thick" || !d.Delivery.Clean && d.Delivery.Format.Name == "raw" {
-				bytes = d.Virtual
-			}
-			if _, ok := need[s]; !ok {
-				order = append(order, s)
-			}
-			need[s] += bytes
-		}
-		for _, s := range order {
-			for _, pl := range r.Inventory.Places[field] {
-				if pl.Free > 0 && (pl.Name == s || strings.HasSuffix(pl.Name, "/"+s) && s != "") && need[s] > pl.Free {
-					say("%s has %s free and the disks need %s", pl.Name, vm.FormatSize(pl.Free), vm.FormatSize(need[s]))
-				}
+		for _, n := range p.Needs(r.Caps.Traits, r.Inventory) {
+			if n.Free > 0 && n.Bytes > n.Free {
+				say("%s has %s free and the disks need %s", n.Place, vm.FormatSize(n.Free), vm.FormatSize(n.Bytes))
 			}
 		}
 	}},

@@ -43,6 +43,9 @@ func Schema() []byte {
 	return append(b, '\n')
 }
 
+// SchemaOf is the JSON Schema of a type of a document that holds parts of plans.
+func SchemaOf(t reflect.Type) map[string]any { return schemaOf(t) }
+
 func schemaOf(t reflect.Type) map[string]any {
 	if e, ok := enums[t]; ok {
 		return map[string]any{"enum": append([]string{""}, e...)}
@@ -97,6 +100,10 @@ func fields(t reflect.Type) []schemaField {
 		f := t.Field(i)
 		tag, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if !f.IsExported() || tag == "-" {
+			continue
+		}
+		if f.Anonymous && tag == "" {
+			out = append(out, fields(f.Type)...)
 			continue
 		}
 		if tag == "" {

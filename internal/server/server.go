@@ -161,7 +161,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	base, end := context.WithCancel(work) // of requests: streams end with it
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context){s.feed.Run, s.queue.Run, s.scanner.Run, s.expire} {
+	for _, run := range []func(context.Context){s.feed.Run, s.queue.Run, s.scanner.Run, s.api.Conductor().Run, s.expire} {
 		wg.Go(func() { run(work) })
 	}
 	h := &http.Server{
@@ -211,12 +211,28 @@ func (s *Server) expire(ctx context.Context) {
 		if err := s.o.Store.ExpireRecords(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			s.o.Log.Warn("cannot remove what has expired", "error", err)
 		}
+		if err := s.prune(ctx); err != nil && ctx.Err() == nil {
+			s.o.Log.Warn("cannot remove what is older than it is to be kept", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// prune removes what is older than the settings say.
+func (s *Server) prune(ctx context.Context) error {
+	d, err := s.set.Get(ctx)
+	if err != nil || d.Value.Retention == (records.Retention{}) {
+		return err
+	}
+	p, err := s.o.Store.Prune(ctx, d.Value.Retention)
+	if p.Jobs > 0 || p.Events > 0 || p.Audits > 0 {
+		s.o.Log.Info("removed what was older than it is to be kept", "jobs", p.Jobs, "events", p.Events, "audit", p.Audits)
+	}
+	return err
 }
 
 // told are the statuses that people are told of, by what.

@@ -81,19 +81,21 @@ func (s *Store) Audits(ctx context.Context, f AuditFilter, p Page) (Listing[Audi
 type Retention struct {
 	Jobs  time.Duration // jobs at rest, with all that belongs to them
 	Audit time.Duration
+	// Events are the lines of the logs of jobs at rest.
+	Events time.Duration
 	// KeepJobs are kept however old, the newest of those at rest.
 	KeepJobs int
 }
 
 // Pruned is what Prune removed.
-type Pruned struct{ Jobs, Audits int64 }
+type Pruned struct{ Jobs, Events, Audits int64 }
 
 // pruneAtOnce bounds one transaction of Prune, so that others write in between.
 const pruneAtOnce = 100
 
-// Prune removes what is older than a retention. A job
-// that has left something on a target (failed and kept) is never removed: its
-// record is what undo needs.
+// Prune removes what is older than a retention. A job that has left something on a
+// target (what it recorded is not all gone) is never removed: its record is what
+// undo needs. Its log may be.
 func (s *Store) Prune(ctx context.Context, r Retention) (Pruned, error) {
 	var p Pruned
 	if r.Jobs > 0 {
@@ -104,7 +106,8 @@ func (s *Store) Prune(ctx context.Context, r Retention) (Pruned, error) {
 				ids = nil
 				q := t.db.NewSelect().Model((*Job)(nil)).Column("id").
 					Where("status IN (?) OR (status = ? AND rolled_back = ?)", bun.In([]Status{Completed, Cancelled, Undone}), Failed, true).
-					Where("completed_at < ?", before).OrderExpr("seq").Limit(pruneAtOnce)
+					Where("completed_at < ?", before).
+					Where("id NOT IN (SELECT job_id FROM resources WHERE gone = ?)", false).OrderExpr("seq").Limit(pruneAtOnce)
 				if r.KeepJobs > 0 {
 					var floor int64
 					err := t.db.NewSelect().Model((*Job)(nil)).Column("seq").
@@ -129,13 +132,26 @@ func (s *Store) Prune(ctx context.Context, r Retention) (Pruned, error) {
 			}
 		}
 	}
-	if r.Audit > 0 {
-		err := s.tx(ctx, "remove old audit records", func(t *Store) error {
-			res, err := t.db.NewDelete().Model((*Audit)(nil)).Where("created_at < ?", now().Add(-r.Audit)).Exec(ctx)
+	for _, c := range []struct {
+		n     *int64
+		model any
+		where string
+		args  []any
+		on    bool
+	}{
+		{&p.Events, (*Event)(nil), "created_at < ? AND job_id IN (SELECT id FROM restore_jobs WHERE status IN (?))",
+			[]any{now().Add(-r.Events), bun.In([]Status{Completed, Failed, Cancelled, Undone})}, r.Events > 0},
+		{&p.Audits, (*Audit)(nil), "created_at < ?", []any{now().Add(-r.Audit)}, r.Audit > 0},
+	} {
+		if !c.on {
+			continue
+		}
+		err := s.tx(ctx, "remove what is old", func(t *Store) error {
+			res, err := t.db.NewDelete().Model(c.model).Where(c.where, c.args...).Exec(ctx)
 			if err != nil {
 				return err
 			}
-			p.Audits, err = res.RowsAffected()
+			*c.n, err = res.RowsAffected()
 			return err
 		})
 		if err != nil {

@@ -160,6 +160,22 @@ type Reader interface {
 	ReadLanded(ctx context.Context, object string, f image.Format) (disk.Disk, error)
 }
 
+// Looker is an optional power of a Target: telling how a machine is that a
+// restore made.
+type Looker interface {
+	// Look asks the platform and changes nothing. v is the machine as the session
+	// that made it told it.
+	Look(ctx context.Context, v VM) (*State, error)
+}
+
+// State is how a machine is now, by the platform's word.
+type State struct {
+	Running bool
+	// Addresses are those of the guest that the platform knows; link-local ones are
+	// left out.
+	Addresses []string
+}
+
 // As finds an optional power of v, through decorators that have
 // Unwrap() any.
 func As[T any](v any) (T, bool) {

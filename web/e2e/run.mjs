@@ -3,7 +3,7 @@
 // server killed in mid-job, a hostile name, and the accessibility of every page.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -120,6 +120,10 @@ try {
   step("a file out of a backup");
   await link("Backups").click();
   await page.getByRole("button", { name: "letters" }).click();
+  await button("Look into the system").click();
+  await page.getByText("No system was found.").waitFor();
+  await page.getByText("ext4").first().waitFor();
+  await look("backup");
   await page.getByRole("link", { name: "Look into the disks" }).click();
   await page.getByRole("button", { name: "letters" }).click();
   const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Grüße 漢.txt" }).click()]);
@@ -147,6 +151,8 @@ try {
   step("the job and its proof");
   await page.getByRole("heading", { name: "The machine is restored" }).waitFor({ timeout: 60_000 });
   await page.getByText("read back").first().waitFor();
+  await button("Verify the signature").click();
+  await page.getByText("The receipt is as it was signed.").waitFor();
   await look("job-completed");
   const landed = readdirSync(join(server.restored, "web01")).find((f) => f.startsWith("web01-disk1."));
   assert.ok(landed, "the disk landed");
@@ -161,6 +167,7 @@ try {
   step("a server killed in mid-job, and the page by itself");
   await link("Settings").click();
   await page.getByLabel(/Bandwidth/).fill("40");
+  await page.getByLabel("Days that jobs are kept").fill("365");
   await button("Save").click();
   await page.getByText("Saved.").waitFor();
   await look("settings");
@@ -202,6 +209,54 @@ try {
   await status("cancelled");
   assert.ok(!readdirSync(server.restored).includes("big again"), "what a cancelled job made is gone");
 
+  step("a mapping");
+  await link("Mappings").click();
+  await button("Add a mapping").first().click();
+  await page.getByLabel("Name", { exact: true }).fill("prod-to-dr");
+  await page.getByLabel("Networks 1: from").fill("prod*");
+  await page.getByLabel("Networks 1: to").fill("dr");
+  await look("mapping-new");
+  await button("Save").click();
+  await page.getByText("1 networks").waitFor();
+  await look("mappings");
+
+  step("many at once: the plan of the whole, a failure, a retry");
+  await link("Bulk restore").click();
+  await button("New bulk restore").click();
+  await button("Add a group").click();
+  await page.getByRole("button", { name: "letters" }).click();
+  await page.getByLabel("Group: letters").selectOption({ index: 0 });
+  await page.getByRole("button", { name: "web01", exact: true }).click();
+  await page.getByLabel("New name: letters").fill("first");
+  await page.getByLabel("New name: web01").fill("second");
+  await page.getByLabel("Name", { exact: true }).fill("site A");
+  await page.getByLabel("Target").selectOption("lab");
+  await page.getByLabel("Saved mapping").selectOption("prod-to-dr");
+  await look("bulk-new");
+  await button("Plan the whole").click();
+  await status("planned");
+  await page.getByText("2 / 2 planned").waitFor();
+  for (const box of await page.getByRole("checkbox", { name: /I accept/ }).all()) await box.click();
+  await look("bulk-planned");
+  const letters = join(server.backups, "ctx-letters-20261120-020000");
+  renameSync(letters, `${letters}.away`);
+  await button("Start the run").click();
+  await status("failed");
+  await page.getByText("1 held back").waitFor();
+  assert.ok(!readdirSync(server.restored).includes("second"), "a failed group holds the next one back");
+  await look("bulk-failed");
+  renameSync(`${letters}.away`, letters);
+  await button("Retry what failed").click();
+  await page.getByRole("dialog").getByRole("button", { name: "Retry what failed" }).click();
+  await page.getByText("2 / 2 restored").waitFor({ timeout: 60_000 });
+  await look("bulk-completed");
+  const [report] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Report" }).click()]);
+  assert.match(readFileSync(await report.path(), "utf8"), /2 machines: 2 completed, 0 failed/);
+  assert.ok(readdirSync(server.restored).includes("second"), "the second group is restored");
+  await link("Bulk restore").click();
+  await page.getByRole("link", { name: "site A" }).waitFor();
+  await look("bulk");
+
   step("the wizard to the platforms");
   const me = await (await page.request.get(`${server.url}/api/v1/me`)).json();
   for (const s of sims.targets) {
@@ -234,6 +289,41 @@ try {
     await page.getByText("Digest of the disk").waitFor();
     console.log(`  ${s.platform}: restored`);
   }
+
+  step("a failure, a retry from the failed step, an undo");
+  await sims.say("break");
+  await link("Dashboard").click();
+  await link("Restore").click();
+  await page.getByRole("button", { name: "web01", exact: true }).click();
+  await button("Next").click();
+  await page.getByRole("radio", { name: /^vmware/ }).click();
+  await button("Next").click();
+  await page.getByLabel("Name of the new machine").fill("refused");
+  await page.getByRole("checkbox", { name: "Start the machine when it is restored" }).check();
+  for (const box of await page.locator(".field:has(select)").all()) {
+    const label = await box.locator("label").innerText();
+    const select = box.locator("select");
+    if (!(await select.inputValue()) && /\*|^nic|^disk\d|^datastore/.test(label)) await select.selectOption({ index: 1 });
+  }
+  for (let i = 1; i < 4; i++) {
+    await button("Next").click();
+    await page.locator(".steps-nav li[aria-current]", { hasText: ["Placement", "Size", "Guest", "Review"][i] }).waitFor();
+  }
+  for (const box of await page.getByRole("checkbox", { name: /I accept/ }).all()) await box.click();
+  await button("Start the restore").click();
+  await page.getByRole("heading", { name: "The restore failed" }).waitFor({ timeout: 90_000 });
+  await page.getByText(/not enough memory/).first().waitFor();
+  await look("job-failed");
+  await sims.say("mend");
+  await button("Retry from the failed step").click();
+  await page.getByRole("dialog").getByRole("button", { name: "Retry from the failed step" }).click();
+  await page.getByRole("heading", { name: "The machine is restored" }).waitFor({ timeout: 60_000 });
+  const steps = await page.locator(".step-list li").allInnerTexts();
+  assert.ok(steps.some((s) => /^power on.*attempt 2/s.test(s)) && steps.filter((s) => /attempt/.test(s)).length === 1, `only the failed step was done again: ${steps}`);
+  await button("Undo").first().click();
+  await page.getByRole("dialog").getByRole("button", { name: "Undo" }).click();
+  await status("undone");
+  await page.getByText("What was made").waitFor({ state: "detached" });
 
   step("the other pages");
   for (const [name, heading] of [["Dashboard", "Dashboard"], ["Jobs", "Jobs"], ["Compatibility", "Compatibility"], ["Audit log", "Audit log"], ["Users", "Users"], ["API tokens", "API tokens"]]) {

@@ -60,6 +60,13 @@ export class Simulators {
     this.targets = JSON.parse(line);
   }
 
+  /** say has the simulators break or mend something, and waits for it. */
+  async say(what) {
+    const done = new Promise((r) => this.child.stdout.once("data", r));
+    this.child.stdin.write(`${what}\n`);
+    await done;
+  }
+
   async close() {
     const ended = new Promise((r) => this.child.once("exit", r));
     this.child.stdin.end();

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { keep, maxLines, type Line } from "./api/live";
 import { bytes, left, platform, seconds, time, visible } from "./format";
+import { document, dropGroup, move, newDraft, newGroup, toggle } from "./pages/bulk/document";
 import { read } from "./pages/receipt";
 import { put } from "./pages/wizard/placement";
 import { tone } from "./ui/parts";
@@ -59,4 +60,27 @@ describe("a receipt", () => {
 
 it("every status has a tone", () => {
   expect(["completed", "failed", "rolled_back", "running", "uploading", "pending", "undone"].map(tone)).toEqual(["good", "bad", "bad", "live", "live", "", ""]);
+});
+
+describe("a bulk restore", () => {
+  const draft = () => {
+    let d = newDraft();
+    for (const vm of ["a", "b", "c"]) d = toggle(d, { id: vm, vm });
+    return { ...d, target: "lab", groups: [newGroup(1), { ...newGroup(2), is: "address", timeout: "5m", wait: "10s", carryOn: true }], picks: d.picks.map((p) => (p.vm === "c" ? { ...p, group: 1, name: "c2" } : p)) };
+  };
+  it("is a document with its groups in order", () => {
+    expect(document(draft())).toEqual({
+      version: 1, name: "bulk restore", defaults: { target: "lab" }, limits: { concurrency: 4 },
+      groups: [{ name: "group 1", machines: [{ backup: "a" }, { backup: "b" }] }, { name: "group 2", machines: [{ backup: "c", name: "c2" }], until: { is: "address", timeout: "5m" }, wait: "10s", on_failure: "continue" }],
+    });
+  });
+  it("takes backups in and out, moves them, and drops groups without losing any", () => {
+    const d = draft();
+    expect(move(d, "b", -1).picks.map((p) => p.vm)).toEqual(["b", "a", "c"]);
+    expect(move(d, "c", -1)).toBe(d);
+    expect(toggle(d, { id: "a", vm: "a" }).picks.map((p) => p.vm)).toEqual(["b", "c"]);
+    expect(dropGroup(d, 1).picks.map((p) => p.group)).toEqual([0, 0, 0]);
+    expect(dropGroup(d, 0).picks.map((p) => p.group)).toEqual([0, 0, 0]);
+    expect(document({ ...d, picks: [] }).groups).toEqual([]);
+  });
 });

@@ -1,5 +1,6 @@
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
 import { Shell } from "./shell";
+import { Broken } from "./ui/broken";
 import { t } from "./text";
 
 const root = createRootRoute({ component: Shell, notFoundComponent: () => <p>{t.notFound}</p> });
@@ -11,6 +12,9 @@ const tree = root.addChildren([
   page("/backups/$id", lazyRouteComponent(() => import("./pages/backup"), "Backup")),
   page("/backups/$id/files", lazyRouteComponent(() => import("./pages/files"), "Files")),
   page("/restore", lazyRouteComponent(() => import("./pages/wizard/index"), "Wizard")),
+  page("/bulk", lazyRouteComponent(() => import("./pages/bulk/index"), "Bulk")),
+  page("/bulk/$id", lazyRouteComponent(() => import("./pages/bulk/run"), "BulkRun")),
+  page("/mappings", lazyRouteComponent(() => import("./pages/mappings"), "Mappings")),
   page("/jobs", lazyRouteComponent(() => import("./pages/jobs"), "Jobs")),
   page("/jobs/$id", lazyRouteComponent(() => import("./pages/job"), "Job")),
   page("/targets", lazyRouteComponent(() => import("./pages/targets"), "Targets")),
@@ -22,7 +26,7 @@ const tree = root.addChildren([
   page("/settings", lazyRouteComponent(() => import("./pages/settings"), "Settings")),
 ]);
 
-export const router = createRouter({ routeTree: tree, defaultPreload: "intent", scrollRestoration: true });
+export const router = createRouter({ routeTree: tree, defaultErrorComponent: Broken, defaultPreload: "intent", scrollRestoration: true });
 
 declare module "@tanstack/react-router" {
   interface Register {

@@ -1,5 +1,5 @@
 import { Link, Outlet, useNavigate } from "@tanstack/react-router";
-import { Archive, Database, FileClock, Gauge, KeyRound, LayoutGrid, ListChecks, LogOut, Menu, RotateCcw, Server, Settings, Users } from "lucide-react";
+import { Archive, Database, FileClock, Gauge, KeyRound, LayoutGrid, ListChecks, LogOut, Menu, Layers, RotateCcw, Route, Server, Settings, Users } from "lucide-react";
 import { useEffect, useState } from "react";
 import { may, useMe, useSignOut } from "./session";
 import { t } from "./text";
@@ -9,8 +9,10 @@ const items = [
   { to: "/", label: t.nav.dashboard, icon: Gauge, role: "viewer" },
   { to: "/backups", label: t.nav.backups, icon: Archive, role: "viewer" },
   { to: "/restore", label: t.nav.restore, icon: RotateCcw, role: "operator" },
+  { to: "/bulk", label: t.nav.bulk, icon: Layers, role: "viewer" },
   { to: "/jobs", label: t.nav.jobs, icon: ListChecks, role: "viewer" },
   { to: "/targets", label: t.nav.targets, icon: Server, role: "viewer" },
+  { to: "/mappings", label: t.nav.mappings, icon: Route, role: "viewer" },
   { to: "/repositories", label: t.nav.repositories, icon: Database, role: "viewer" },
   { to: "/rules", label: t.nav.rules, icon: LayoutGrid, role: "viewer" },
   { to: "/audit", label: t.nav.audit, icon: FileClock, role: "admin" },

@@ -1,7 +1,7 @@
 // Every English sentence of the pages, in one place.
 export const t = {
   product: "Ascend",
-  nav: { dashboard: "Dashboard", backups: "Backups", restore: "Restore", jobs: "Jobs", targets: "Targets", rules: "Compatibility", repositories: "Repositories", audit: "Audit log", users: "Users", tokens: "API tokens", settings: "Settings" },
+  nav: { dashboard: "Dashboard", backups: "Backups", restore: "Restore", bulk: "Bulk restore", mappings: "Mappings", jobs: "Jobs", targets: "Targets", rules: "Compatibility", repositories: "Repositories", audit: "Audit log", users: "Users", tokens: "API tokens", settings: "Settings" },
   skip: "Skip to the content",
   menu: "Menu",
   theme: { light: "Light", dark: "Dark", system: "As the system", label: "Appearance" },
@@ -25,13 +25,17 @@ export const t = {
   dashboard: {
     title: "Dashboard", running: "Running", failed: "Failed", completed: "Completed", rate: "Throughput", backups: "Backups", targets: "Targets", active: "Under way", recent: "Recent",
     empty: "No restore was made yet", emptyText: "Choose a backup and a target; the plan shows everything before anything happens.", start: "Start a restore",
-    byPlatform: "Backups by platform",
+    byPlatform: "Backups by platform", throughput: "Throughput of the last hour",
   },
   backups: {
     title: "Backups", empty: "No backups are known yet", emptyText: "Name a folder of backups that the server can read; it is read, never written.", addRepository: "Add a repository",
     vm: "Machine", when: "Taken", kind: "Type", from: "From", size: "Size", state: "State", good: "readable", restore: "Restore", all: "All platforms", filter: "Origin", noMatch: "No backup matches.",
   },
   backup: { machine: "Machine", disks: "Disks", chain: "Chain of disk", where: "Where it can go", restore: "Restore this backup", fault: "This backup is broken", notes: "Notes", possible: "possible", not: "not possible" },
+  guest: {
+    title: "System on the disks", text: "Looks into the disks: the system, its boot loader, kernels, networks, and what matters for a restore. Nothing is changed.", look: "Look into the system", none: "No system was found.",
+    system: "System", host: "Host name", root: "Root", loader: "Boot loader", kernels: "Kernels", agents: "Agents", notes: "To note", boots: "Boots by",
+  },
   wizard: {
     title: "Restore a machine", steps: ["Backup", "Target", "Placement", "Size", "Guest", "Review"], next: "Next", back: "Back", start: "Start the restore",
     backup: "Which machine, and from when?", target: "Where should it come up?", placement: "Where does it go there?", size: "How large should it be?", guest: "What changes for the guest?", review: "Look it over",
@@ -42,6 +46,22 @@ export const t = {
     flow: "From source to target", before: "Before", after: "After", reason: "Why", field: "What", noChanges: "Nothing changes.", findings: "Findings", settle: "Still to settle", noFindings: "Nothing stands in the way.", accept: "I accept this", stopped: "This restore cannot work as it is. Each critical finding says what would make it work.",
     consent: "Accept each warning to start.", guestFindings: "What is known of the guest", guestNone: "Nothing about the guest needs attention.", export: "Plan as YAML", import: "Import a plan", importText: "A plan that was exported from here, perhaps edited.", keep: "Keep what was made if it fails, so that it can be retried", outdated: "The backup or the target changed since the plan was made.", replan: "Make the plan again",
   },
+  bulk: {
+    title: "Bulk restore", new: "New bulk restore", empty: "No bulk restore was made yet", emptyText: "Choose many backups, put them in groups, and see the plan of the whole before anything happens.",
+    which: "Which machines?", all: "For all of them", name: "Name", target: "Target", concurrency: "Restores at once", power: "Start the machines when they are restored",
+    groupName: "Name of the group", until: "The next group begins when each machine is", grade: "Grade", timeout: "at the latest after (as 10m)", wait: "Pause after it (as 90s)", groupConcurrency: "At once in this group", carryOn: "A failure holds nothing back",
+    newName: "New name", inGroup: "Group", up: "Up", down: "Down", addGroup: "Add a group", dropGroup: "Remove the group", emptyGroup: "No machine is in this group yet.", plan: "Plan the whole", start: "Start the run",
+    conditions: { restored: "restored and proven", powered_on: "powered on", address: "known by an address", boot_proof: "proven to boot" },
+    whole: "The whole", machinesLabel: "Machines", planned: "planned", unpriced: "without a price", of: "of", freeUnknown: "needed; what is free is not known", proven: "disks proven",
+    stopped: "This run cannot work as it is. Each critical finding says what would make it work; change the runbook and plan it again.",
+    report: "Report", saveAs: "Save as a runbook", books: "Saved runbooks", runs: "Runs", paste: "Plan a document", pasteText: "A runbook in YAML or JSON, as docs/runbook.md describes it.", machines: (n: number) => `${n} ${n === 1 ? "machine" : "machines"}`,
+    removeAsk: "Remove this runbook? Its runs stay.", cancelAsk: "Stop this run? What restores under way have made is removed; machines that are restored stay.", retry: "Retry what failed", retryAsk: "Go on with what failed, and with what was held back?",
+    done: "Restored", failed: "failed", held: "held back",
+  },
+  mappings: {
+    title: "Mappings", add: "Add a mapping", edit: "Edit", empty: "No mappings yet", emptyText: "A mapping says where networks and disks go, once, for many restores.", from: "from", to: "to", removeAsk: "Remove this mapping? Plans that were made stay.",
+    networksHelp: "From: a network of the source, a pattern with * and ?, or nic0. The first that matches counts.", storageHelp: "From: boot, data, disk0, or a pattern of the disk's name.", fieldsHelp: "From: a field of the target, as datacenter.",
+  },
   jobs: { title: "Jobs", empty: "No jobs yet", emptyText: "A job carries out a plan, step by step; it survives restarts of the server.", machine: "Machine", target: "Target", status: "Status", progress: "Progress", when: "Begun", active: "Only those under way" },
   job: {
     steps: "Steps", log: "Log", plan: "Plan", resources: "What was made", disks: "Disks", retry: "Retry from the failed step", cancel: "Cancel", undo: "Undo", receipt: "Receipt",
@@ -49,7 +69,7 @@ export const t = {
     doneTitle: "The machine is restored", took: "It took", open: "Open the machine", proof: "Proof", verified: "verified", live: "live", reconnecting: "connecting again…", rate: "Rate", eta: "Left", failedTitle: "The restore failed", rolledBack: "What it made was removed.", kept: "What it made is still there: retry, or undo.", attempt: "attempt",
     logAll: "Whole log", noLog: "Nothing was logged yet.",
   },
-  receipt: { title: "Receipt", text: "Signed by the server's key. Check it anywhere with: ascend verify RECEIPT", download: "Download", digest: "Digest of the disk", verified: "How it was verified", bytes: "Data", sent: "Sent" },
+  receipt: { title: "Receipt", text: "Signed by the server's key. Check it anywhere with: ascend verify RECEIPT", download: "Download", verify: "Verify the signature", valid: "The receipt is as it was signed.", invalid: "The receipt does not prove what it says.", signedBy: "Signed by the key", boot: "Boot proof", reached: "Came as far as", limit: "Could not be proven", digest: "Digest of the disk", verified: "How it was verified", bytes: "Data", sent: "Sent" },
   files: { title: "Files of the backup", volume: "File system", none: "No file system was found that can be read", path: "Folder", name: "Name", changed: "Changed", mode: "Mode and owner", tar: "Folder as tar", zip: "Folder as zip", browse: "Look into the disks" },
   targets: { title: "Targets", empty: "No targets yet", emptyText: "Add the account of a platform that machines are restored to. Passwords are sealed and never shown again.", add: "Add a target", name: "Name", platform: "Platform", health: "Last check", never: "not checked", ok: "all checks passed", bad: "a check failed", validate: "Check now", note: "Note", secretSet: "set; leave empty to keep it", settings: "Settings", checks: "Checks", removeAsk: "Remove this target? Machines restored to it stay.", test: "Check before saving" },
   rules: { title: "Compatibility", matrix: "What can be restored where", matrixText: "Of the machines that the rules are tried on, how many go as they are. Choose a cell to see what stands in the way.", fromTo: "From \\ to", rules: "Rules", text: "What every plan is checked against.", subject: "About", severity: "Severity", advice: "Advice" },
@@ -57,7 +77,9 @@ export const t = {
   audit: { title: "Audit log", who: "Who", did: "Did", to: "To", when: "When", outcome: "Outcome", empty: "Nothing was done yet" },
   users: { title: "Users", add: "Add a user", name: "Name", role: "Role", signIn: "Signs in by", seen: "Last seen", email: "E-mail", password: "Password", removeAsk: "Remove this account? Its tokens end at once.", disabled: "disabled" },
   tokens: { title: "API tokens", add: "Make a token", name: "Name", role: "Role", days: "Days it is valid", made: "Copy it now: it is not shown again.", until: "Until", used: "Last used", empty: "No tokens yet", emptyText: "A token lets a program use the API with a role of its own.", revokeAsk: "Revoke this token? Programs that use it stop at once.", revoke: "Revoke" },
-  settings: { title: "Settings", limits: "Limits", jobs: "Jobs at once (0: the default)", disks: "Disks at once, of all jobs (0: the default)", bandwidth: "Bandwidth, MiB a second (0: no cap)", url: "Address of this server, for links in messages", saved: "Saved.", notify: "Notifications", channel: "Channel", kind: "Kind", url2: "Address", key: "Key for the signature", test: "Send a test", sent: "A test was sent.", emptyChannels: "Nobody is told", emptyChannelsText: "A channel tells of jobs that complete or fail, by webhook or to a chat." },
+  settings: { title: "Settings", limits: "Limits", jobs: "Jobs at once (0: the default)", disks: "Disks at once, of all jobs (0: the default)", bandwidth: "Bandwidth, MiB a second (0: no cap)", url: "Address of this server, for links in messages", saved: "Saved.", retention: "How long things are kept", retentionText: "0 keeps them for ever. Jobs whose machine or disks are still on a target are never removed: undo needs their record.",
+    job_days: "Days that jobs are kept", keep_jobs: "Newest jobs that stay in any case", event_days: "Days that logs of jobs are kept", audit_days: "Days that the audit log is kept", notify: "Notifications", channel: "Channel", kind: "Kind", url2: "Address", key: "Key for the signature", test: "Send a test", sent: "A test was sent.", emptyChannels: "Nobody is told", emptyChannelsText: "A channel tells of jobs that complete or fail, by webhook or to a chat." },
   roles: { viewer: "viewer: sees everything, changes nothing", operator: "operator: restores", admin: "admin: everything" } as Record<string, string>,
+  broken: { title: "This page has failed", text: "The rest of the application still works; restores go on.", reload: "Load it again" },
   notFound: "There is no such page.",
 } as const;

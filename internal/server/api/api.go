@@ -18,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"ascend/internal/server/auth"
+	"ascend/internal/server/conduct"
 	"ascend/internal/server/feed"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/notify"
@@ -55,6 +56,8 @@ type API struct {
 	handler http.Handler
 	plans   records.Table[StoredPlan]
 	sets    records.Table[MappingSet]
+	books   records.Table[StoredRunbook]
+	conduct *conduct.Conductor
 	replays records.Table[replay]
 	looks   chan struct{} // one for each request that looks into a backup
 }
@@ -66,9 +69,11 @@ func New(c Config) *API {
 		mux:     http.NewServeMux(),
 		plans:   records.Table[StoredPlan]{Store: c.Store, Kind: "plan"},
 		sets:    records.Table[MappingSet]{Store: c.Store, Kind: "mapping"},
+		books:   records.Table[StoredRunbook]{Store: c.Store, Kind: "runbook"},
 		replays: records.Table[replay]{Store: c.Store, Kind: "replay"},
 		looks:   make(chan struct{}, maxLooks),
 	}
+	a.conduct = conduct.New(c.Store, world{a}, c.Log)
 	cfg := huma.DefaultConfig("Ascend", "1")
 	cfg.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	cfg.Info.Description = "Restores virtual machine backups to any platform. Errors are application/problem+json with a stable code and a hint. Lists are paged: pass next as cursor. " +
@@ -95,6 +100,8 @@ func New(c Config) *API {
 	a.mappings()
 	a.matrix()
 	a.planned()
+	a.runbooks()
+	a.runs()
 	a.jobs()
 	a.streams()
 	a.settings()
@@ -130,6 +137,9 @@ func schemaName(t reflect.Type, hint string) string {
 	}
 	return strings.ToUpper(pkg[:1]) + pkg[1:] + name
 }
+
+// Conductor carries runs of runbooks out.
+func (a *API) Conductor() *conduct.Conductor { return a.conduct }
 
 // ServeHTTP answers.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }

@@ -11,6 +11,7 @@ import (
 	"ascend/internal/disk"
 	"ascend/internal/plan"
 	"ascend/internal/server/auth"
+	"ascend/internal/server/feed"
 	"ascend/internal/server/planning"
 	"ascend/internal/server/records"
 	"ascend/internal/vm"
@@ -106,6 +107,15 @@ func (a *API) backups() {
 			list, err := chains(ctx, src)
 			return listOf(list, ""), err
 		})
+	add(a, op{method: "GET", path: "/backups/{id}/guest", id: "get-backup-guest", summary: "What system is on its disks; reads them", tag: "backups", role: auth.Viewer, errors: []int{404, 409}},
+		func(ctx context.Context, in *ID) (*One[Guest], error) {
+			src, err := a.source(ctx, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			g, err := a.guestOf(ctx, src)
+			return &One[Guest]{Body: g}, err
+		})
 	add(a, op{method: "GET", path: "/backups/{id}/targets", id: "get-backup-targets", summary: "What stands in the way on each target; asks the targets", tag: "plans", role: auth.Viewer, errors: []int{404, 409}},
 		func(ctx context.Context, in *ID) (*List[Possible], error) {
 			src, err := a.source(ctx, in.ID)
@@ -172,7 +182,7 @@ func chains(ctx context.Context, src planning.Source) ([]Chain, error) {
 
 // summary gathers the state of everything.
 func (a *API) summary(ctx context.Context) (Summary, error) {
-	s := Summary{Jobs: map[string]int{}, Asked: time.Now().UTC()}
+	s := Summary{Jobs: map[string]int{}, Rates: append([]feed.Rate{}, a.Feed.Rates()...), Asked: time.Now().UTC()}
 	var err error
 	if s.Backups, err = a.Store.CountBackups(ctx); err != nil {
 		return s, err

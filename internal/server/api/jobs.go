@@ -8,11 +8,14 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"ascend/internal/plan"
+	"ascend/internal/restore"
 	"ascend/internal/server/auth"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/notify"
+	"ascend/internal/server/records"
 	"ascend/internal/target"
 )
 
@@ -111,6 +114,14 @@ func (a *API) jobs() {
 			b, err := a.Jobs.Receipt(ctx, j.ID)
 			return &file{Type: "application/json", Disposition: `attachment; filename="receipt-` + j.ID + `.json"`, Body: b}, err
 		})
+	add(a, op{method: "POST", path: "/receipts/verify", id: "verify-receipt", summary: "Whether a receipt is as it was signed; nothing is read from a target", tag: "jobs", role: auth.Viewer, maxBody: 16 << 20},
+		func(_ context.Context, in *struct {
+			Body struct {
+				Receipt string `json:"receipt" maxLength:"8388608" doc:"the receipt, byte for byte"`
+			}
+		}) (*One[ReceiptCheck], error) {
+			return &One[ReceiptCheck]{Body: checkReceipt([]byte(in.Body.Receipt))}, nil
+		})
 	for _, verb := range []struct {
 		name, summary string
 		do            func(context.Context, string) error
@@ -196,6 +207,14 @@ func (a *API) submit(ctx context.Context, key string, n NewJob) (jobs.Job, error
 	if err := a.on(ctx, d.Value.Target, auth.Operator); err != nil {
 		return jobs.Job{}, err
 	}
+	if key != "" {
+		key = auth.From(ctx).UserID + "/" + key
+	}
+	return a.carryOut(ctx, d, key, n)
+}
+
+// carryOut is submit for who was let do it.
+func (a *API) carryOut(ctx context.Context, d records.Doc[StoredPlan], key string, n NewJob) (jobs.Job, error) {
 	src, err := a.source(ctx, d.Value.Backup)
 	if err != nil {
 		return jobs.Job{}, err
@@ -304,4 +323,29 @@ func (a *API) countJobs(ctx context.Context, s *Summary) error {
 		}
 	}
 	return nil
+}
+
+// ReceiptCheck is what a receipt proves by itself.
+type ReceiptCheck struct {
+	Valid    bool      `json:"valid" doc:"the signature is of the key that it names, over all of it"`
+	Error    string    `json:"error,omitempty" doc:"why it is not"`
+	Job      string    `json:"job,omitempty"`
+	Key      string    `json:"key,omitempty" doc:"the public key, base64: compare it with the server's receipt.key.pub"`
+	Finished time.Time `json:"finished,omitzero"`
+	Disks    int       `json:"disks"`
+	Verified int       `json:"verified" doc:"of disks: read back, or checked by the platform"`
+}
+
+func checkReceipt(b []byte) ReceiptCheck {
+	r, err := restore.ParseReceipt(b, nil)
+	if err != nil {
+		return ReceiptCheck{Error: clipText(err.Error(), 500)}
+	}
+	c := ReceiptCheck{Valid: true, Job: r.Job, Key: r.Sign.Key, Finished: r.Finished, Disks: len(r.Disks)}
+	for _, d := range r.Disks {
+		if d.Verified != "" {
+			c.Verified++
+		}
+	}
+	return c
 }

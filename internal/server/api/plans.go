@@ -282,17 +282,23 @@ func (a *API) remake(ctx context.Context, d *records.Doc[StoredPlan]) error {
 	if err := a.on(ctx, d.Value.Target, auth.Operator); err != nil {
 		return err
 	}
+	_, err := a.planAnew(ctx, d)
+	return err
+}
+
+// planAnew is remake for who was let do it; what it answers is closed.
+func (a *API) planAnew(ctx context.Context, d *records.Doc[StoredPlan]) (*planning.Made, error) {
 	src, err := a.source(ctx, d.Value.Backup)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	made, err := a.make(ctx, src, d.Value.Target, d.Value.Wish)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	made.Close()
 	d.Value.Plan = made.Plan
-	return a.plans.Put(ctx, d)
+	return made, a.plans.Put(ctx, d)
 }
 
 // file is an answer that is no JSON.

@@ -14,6 +14,7 @@ import (
 
 	"ascend/internal/backup"
 	"ascend/internal/disk"
+	"ascend/internal/runbook"
 	"ascend/internal/server/auth"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/notify"
@@ -113,6 +114,9 @@ var known = []struct {
 	{records.ErrCursor, 422, "bad-cursor", "begin the list anew, without a cursor"},
 	{jobs.ErrNotFound, 404, "no-job", "see " + Prefix + "/jobs"},
 	{jobs.ErrState, 409, "wrong-state", "look at the job's status"},
+	{runbook.ErrState, 409, "wrong-state", "look at the run's status"},
+	{runbook.ErrStopped, 409, "plan-stopped", "see the findings of the run and of each machine; each says what to do"},
+	{jobs.ErrOptions, 422, "bad-options", "leave the boot proof out, or choose a target that runs machines"},
 	{jobs.ErrNoReceipt, 404, "no-receipt", "a job has a receipt once it is completed"},
 	{auth.ErrCredentials, 401, "wrong-credentials", "an admin can set a new password: ascend server user passwd"},
 	{auth.ErrToken, 401, "bad-token", "make a new token"},

@@ -18,9 +18,10 @@ import (
 
 // Settings of the server.
 type Settings struct {
-	PublicURL string      `json:"public_url,omitempty" maxLength:"500" doc:"where people reach this server; for links in notifications"`
-	Limits    jobs.Limits `json:"limits,omitzero" doc:"of all jobs together"`
-	OIDC      auth.OIDC   `json:"oidc,omitzero" doc:"sign-in at an identity provider"`
+	PublicURL string            `json:"public_url,omitempty" maxLength:"500" doc:"where people reach this server; for links in notifications"`
+	Limits    jobs.Limits       `json:"limits,omitzero" doc:"of all jobs together"`
+	Retention records.Retention `json:"retention,omitzero" doc:"how long things are kept"`
+	OIDC      auth.OIDC         `json:"oidc,omitzero" doc:"sign-in at an identity provider"`
 	// Allow are networks that notifications may reach although they are private.
 	Allow []string `json:"notify_networks,omitempty" maxItems:"100" doc:"private networks that webhooks may reach, as 10.1.0.0/16"`
 }
@@ -114,11 +115,12 @@ type settingsBody struct {
 type settingsIn struct {
 	IfMatch
 	Body struct {
-		PublicURL  *string        `json:"public_url,omitempty" maxLength:"500"`
-		Limits     *jobs.Limits   `json:"limits,omitempty"`
-		OIDC       *auth.OIDC     `json:"oidc,omitempty"`
-		OIDCSecret *secret.String `json:"oidc_secret,omitempty" format:"password" maxLength:"1000" doc:"the client's secret; written, never read"`
-		Allow      *[]string      `json:"notify_networks,omitempty" maxItems:"100"`
+		PublicURL  *string            `json:"public_url,omitempty" maxLength:"500"`
+		Limits     *jobs.Limits       `json:"limits,omitempty"`
+		Retention  *records.Retention `json:"retention,omitempty"`
+		OIDC       *auth.OIDC         `json:"oidc,omitempty"`
+		OIDCSecret *secret.String     `json:"oidc_secret,omitempty" format:"password" maxLength:"1000" doc:"the client's secret; written, never read"`
+		Allow      *[]string          `json:"notify_networks,omitempty" maxItems:"100"`
 	}
 }
 
@@ -164,6 +166,10 @@ func (a *API) applySettings(in *settingsIn, v *StoredSettings) (what []string, e
 	if b.Limits != nil {
 		v.Limits = *b.Limits
 		what = append(what, "limits", "changed")
+	}
+	if b.Retention != nil {
+		v.Retention = *b.Retention
+		what = append(what, "retention", "changed")
 	}
 	if b.Allow != nil {
 		if _, err := notify.ParseAllow(*b.Allow); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"ascend/internal/plan"
 	"ascend/internal/server/auth"
+	"ascend/internal/server/feed"
 	"ascend/internal/target"
 	"ascend/internal/vm"
 )
@@ -47,6 +48,7 @@ type Summary struct {
 	Jobs         map[string]int      `json:"jobs" doc:"of the last 1000 jobs, by status"`
 	Running      int                 `json:"running"`
 	Rate         int64               `json:"rate" doc:"bytes a second, of all jobs"`
+	Rates        []feed.Rate         `json:"rates" nullable:"false" doc:"of the last hour, every ten seconds, since the server runs"`
 	Backups      map[vm.Platform]int `json:"backups" doc:"by the platform they come from; empty: not known"`
 	Repositories int                 `json:"repositories"`
 	Targets      int                 `json:"targets"`

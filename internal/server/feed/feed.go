@@ -45,6 +45,8 @@ type Feed struct {
 	state map[string]jobs.Job // not at rest, or come to rest at the last look
 	next  chan struct{}       // closed at the next look
 	seen  time.Time           // of the last look that worked
+	rates []Rate
+	looks int64 // that the last of rates is the mean of
 }
 
 // New makes a feed. tell is called once for each change of a job's status, again
@@ -144,6 +146,7 @@ func (f *Feed) round(ctx context.Context) error {
 	}
 	f.mu.Lock()
 	f.state, f.seen = active, time.Now()
+	f.measure(f.seen)
 	close(f.next)
 	f.next = make(chan struct{})
 	f.mu.Unlock()
@@ -193,6 +196,46 @@ func (f *Feed) Jobs() ([]jobs.Job, <-chan struct{}) {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(b.ID, a.ID))
 	})
 	return out, f.next
+}
+
+// Rate is the mean throughput of all jobs in the ten seconds from a time.
+type Rate struct {
+	Time time.Time `json:"time"`
+	Rate int64     `json:"rate" doc:"bytes a second"`
+}
+
+const (
+	rateEvery = 10 * time.Second
+	maxRates  = 360
+)
+
+// measure notes the throughput of this look. The lock is held.
+func (f *Feed) measure(now time.Time) {
+	r := Rate{Time: now.UTC().Truncate(time.Second)}
+	for _, j := range f.state {
+		if !jobs.Resting(j.Status) {
+			r.Rate += j.Rate
+		}
+	}
+	if n := len(f.rates); n > 0 && now.Sub(f.rates[n-1].Time) < rateEvery {
+		last := &f.rates[n-1]
+		f.looks++
+		last.Rate += (r.Rate - last.Rate) / f.looks
+		return
+	}
+	f.looks = 1
+	if len(f.rates) == maxRates {
+		f.rates = slices.Delete(f.rates, 0, 1)
+	}
+	f.rates = append(f.rates, r)
+}
+
+// Rates are the throughput of the last hour, the oldest first, as far as this
+// server has run.
+func (f *Feed) Rates() []Rate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.rates)
 }
 
 // Age is how long ago the last look that worked was.

@@ -112,6 +112,8 @@ var (
 	ErrNotFound = errors.New("no such restore job")
 	// ErrState: not possible in the job's state.
 	ErrState = errors.New("not possible in the job's state")
+	// ErrOptions: the options are not possible for this restore.
+	ErrOptions = errors.New("these options are not possible")
 	// ErrNoReceipt: the job has not proved anything yet.
 	ErrNoReceipt = errors.New("the job has no receipt")
 )
@@ -129,6 +131,8 @@ type Service interface {
 	Submit(ctx context.Context, o Order) (Job, error)
 	List(ctx context.Context, f Filter) (list []Job, next string, err error)
 	Job(ctx context.Context, id string) (Job, error)
+	// ByKey finds the job of an order's key.
+	ByKey(ctx context.Context, key string) (Job, error)
 	Steps(ctx context.Context, id string) ([]Step, error)
 	Resources(ctx context.Context, id string) ([]target.Resource, error)
 	// Events are those of a job after one, the oldest first.

@@ -20,6 +20,7 @@ import (
 	"ascend/internal/plan/facts"
 	"ascend/internal/prices"
 	"ascend/internal/target"
+	"ascend/internal/target/caps"
 	"ascend/internal/vm"
 )
 
@@ -62,6 +63,8 @@ type Made struct {
 	// and is left as it is.
 	Inspection *guest.Inspection
 	Adaptation *guest.Adaptation
+	// Needs is the space that the disks take on the target.
+	Needs []plan.Need
 }
 
 // Close closes the images.
@@ -153,6 +156,7 @@ func Make(ctx context.Context, src Source, to Target, w Wish) (_ *Made, err erro
 	if g := w.Guest; g != nil && (g.Hostname != "" || len(g.Addresses) > 0) && m.Adaptation == nil && (why != "" || in == nil) {
 		return nil, fmt.Errorf("%w: the guest cannot be changed as asked: %s", ErrWish, cmp.Or(why, "it is not looked at"))
 	}
+	m.Needs = m.Plan.Needs(caps.Fill(r.Caps).Traits, r.Inventory)
 	return m, nil
 }
 

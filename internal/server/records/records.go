@@ -74,7 +74,22 @@ type Store interface {
 	Entries(ctx context.Context, f EntryFilter) (list []Entry, next string, err error)
 
 	Ping(ctx context.Context) error
+
+	// Prune removes what is older than a retention. Jobs that have left something on
+	// a target stay.
+	Prune(ctx context.Context, r Retention) (Pruned, error)
 }
+
+// Retention says how long things are kept; 0: for ever.
+type Retention struct {
+	Jobs     int `json:"job_days,omitempty" minimum:"0" maximum:"36500" doc:"days that jobs are kept once they are at rest; those whose machine or disks are still on a target stay"`
+	KeepJobs int `json:"keep_jobs,omitempty" minimum:"0" maximum:"1000000" doc:"so many of the newest jobs stay, however old"`
+	Events   int `json:"event_days,omitempty" minimum:"0" maximum:"36500" doc:"days that the lines of the logs of jobs at rest are kept"`
+	Audit    int `json:"audit_days,omitempty" minimum:"0" maximum:"36500" doc:"days that the audit log is kept"`
+}
+
+// Pruned is how much was removed.
+type Pruned struct{ Jobs, Events, Audits int64 }
 
 // Backup is a backup found in a repository.
 type Backup struct {

@@ -83,7 +83,10 @@ var _ Driver = Restores{}
 func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
 	proof, err := restore.ParseProof(o.Options.BootProof)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", jobs.ErrOptions, err)
+	}
+	if proof.Wanted() && o.Inspection == nil {
+		return "", fmt.Errorf("%w: no boot can be proven: the system on the disks was not looked at", jobs.ErrOptions)
 	}
 	var g *restore.Guest
 	if o.Inspection != nil && (o.Adaptation != nil || proof.Wanted()) {

@@ -153,6 +153,15 @@ func (s *Service) Job(ctx context.Context, id string) (jobs.Job, error) {
 	return j, s.sum(ctx, &j)
 }
 
+// ByKey finds the job of an order's key.
+func (s *Service) ByKey(ctx context.Context, key string) (jobs.Job, error) {
+	row, err := s.store.JobByKey(ctx, key)
+	if err != nil {
+		return jobs.Job{}, plain(err)
+	}
+	return jobOf(row), nil
+}
+
 // Plan is what a job carries out.
 func (s *Service) Plan(ctx context.Context, id string) (*plan.Plan, error) {
 	row, err := s.store.Job(ctx, id)

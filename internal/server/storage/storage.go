@@ -265,5 +265,12 @@ func (s *Store) Entries(ctx context.Context, f records.EntryFilter) ([]records.E
 	return out, l.Next, nil
 }
 
+// Prune removes what is older than a retention.
+func (s *Store) Prune(ctx context.Context, r records.Retention) (records.Pruned, error) {
+	const day = 24 * time.Hour
+	p, err := s.s.Prune(ctx, store.Retention{Jobs: time.Duration(r.Jobs) * day, KeepJobs: r.KeepJobs, Events: time.Duration(r.Events) * day, Audit: time.Duration(r.Audit) * day})
+	return records.Pruned{Jobs: p.Jobs, Events: p.Events, Audits: p.Audits}, plain(err)
+}
+
 // Ping asks for a sign of life.
 func (s *Store) Ping(ctx context.Context) error { return s.s.Ping(ctx) }

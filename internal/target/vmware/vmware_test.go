@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -442,5 +443,46 @@ func TestPowerOnFails(t *testing.T) {
 	}
 	if err := s.PowerOn(ctx, &target.VM{ID: "vm-4711", Name: "gone"}); err == nil {
 		t.Error("a machine that is not there is powered on")
+	}
+}
+
+// TestLook tells whether the machine runs, and its addresses once the guest's
+// tools report them.
+func TestLook(t *testing.T) {
+	v := newVcsim(t, vcsimtest.Bare())
+	tgt := v.open(t)
+	defer tgt.Close()
+	ctx := context.Background()
+	c := load(t, "looked at", pathNFC, 512)
+	s, err := tgt.Begin(ctx, c.Order, new(targettest.MemRecorder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(ctx)
+	if _, err := c.send(ctx, s, 0); err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Finish(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	looker, ok := target.As[target.Looker](tgt)
+	if !ok {
+		t.Fatal("it cannot look")
+	}
+	if st, err := looker.Look(ctx, *m); err != nil || st.Running || len(st.Addresses) > 0 {
+		t.Fatalf("%+v %v", st, err)
+	}
+	if err := s.PowerOn(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	guest := &types.GuestInfo{IpAddress: "10.0.0.9", Net: []types.GuestNicInfo{{IpAddress: []string{"fe80::1", "10.0.0.9", "2001:db8::9"}}}}
+	sim := v.Model.Map().Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: m.ID}).(*simulator.VirtualMachine)
+	v.Model.Map().WithLock(v.Model.Service.Context, sim.Self, func() { sim.Guest = guest })
+	if st, err := looker.Look(ctx, *m); err != nil || !st.Running || !slices.Equal(st.Addresses, []string{"10.0.0.9", "2001:db8::9"}) {
+		t.Errorf("%+v %v", st, err)
+	}
+	if _, err := looker.Look(ctx, target.VM{ID: "vm-none", Name: "none"}); err == nil {
+		t.Error("a machine that is not there was looked at")
 	}
 }

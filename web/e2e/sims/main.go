@@ -5,15 +5,18 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"ascend/internal/target/aws/awssim"
 	"ascend/internal/target/azure/armsim"
@@ -76,11 +79,25 @@ func run() error {
 			return err
 		}
 	}
-	err = json.NewEncoder(os.Stdout).Encode(all)
-	if err == nil {
-		_, err = io.Copy(io.Discard, os.Stdin)
+	if err := json.NewEncoder(os.Stdout).Encode(all); err != nil {
+		return err
 	}
-	return err
+	// "break" has vCenter refuse to power machines on, "mend" ends that; each is
+	// answered by a line.
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		switch in.Text() {
+		case "break":
+			vc.Model.Service.AddFaultRule(&simulator.FaultInjectionRule{
+				MethodName: "PowerOnVM_Task", ObjectType: "*", ObjectName: "*", Probability: 1, Enabled: true,
+				FaultType: simulator.FaultTypeCustom, Fault: &types.InsufficientMemoryResourcesFault{},
+			})
+		case "mend":
+			vc.Model.Service.ClearFaultRules()
+		}
+		fmt.Println("done")
+	}
+	return in.Err()
 }
 
 // write writes the configuration; a secret stands in a file of its own.

@@ -28,7 +28,7 @@ export function useStream(url: string | null, on: (event: string, data: unknown)
     const source = new EventSource(url);
     source.onopen = () => setConnected(true);
     source.onerror = () => setConnected(false);
-    for (const name of ["job", "log", "end"]) {
+    for (const name of ["job", "log", "run", "end"]) {
       source.addEventListener(name, (e) => {
         handler.current(name, JSON.parse((e as MessageEvent<string>).data));
         if (name === "end") source.close();

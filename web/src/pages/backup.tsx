@@ -6,6 +6,7 @@ import { bytes, platform, time, visible } from "../format";
 import { may, useMe } from "../session";
 import { t } from "../text";
 import { Facts, Head, Loading, Mark, Severity, Trouble } from "../ui/parts";
+import { Guest } from "./guest";
 
 export function Backup() {
   const { id } = useParams({ strict: false }) as { id: string };
@@ -65,6 +66,7 @@ export function Backup() {
           )}
         </section>
       ))}
+      {!d.fault && <Guest id={id} />}
       {possible.isFetching && !possible.data && <Loading />}
       <Trouble error={possible.error} retry={() => void possible.refetch()} />
       {possible.data && possible.data.items.length > 0 && (

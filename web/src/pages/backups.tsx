@@ -1,12 +1,13 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
-import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useRef, useState } from "react";
+import { Check } from "lucide-react";
+import { useState } from "react";
 import { api, type Schemas, take } from "../api/client";
 import type { paths } from "../api/schema";
 import { bytes, platform, time, visible } from "../format";
 import { t } from "../text";
 import { Empty, Head, Loading, Pick, Text, Trouble } from "../ui/parts";
+import { VirtualTable } from "../ui/virtual";
 
 type Origin = NonNullable<paths["/api/v1/backups"]["get"]["parameters"]["query"]>["origin"];
 
@@ -22,43 +23,25 @@ export function useBackups(q: string, origin: string) {
 }
 
 /** BackupList draws only the rows in sight, and asks for more at the end. */
-export function BackupList({ q, origin, pick, picked }: { q: string; origin: string; pick: (b: Schemas["BackupRow"]) => void; picked?: string }) {
+export function BackupList({ q, origin, pick, picked }: { q: string; origin: string; pick: (b: Schemas["BackupRow"]) => void; picked?: string | ReadonlySet<string> }) {
   const list = useBackups(q, origin);
   const items = list.data?.pages.flatMap((p) => p.items) ?? [];
-  const box = useRef<HTMLDivElement>(null);
-  const rows = useVirtualizer({ count: items.length, getScrollElement: () => box.current, estimateSize: () => 62, overscan: 12 });
-  const shown = rows.getVirtualItems();
-  const end = shown[shown.length - 1]?.index ?? 0;
-  useEffect(() => {
-    if (end >= items.length - 20 && list.hasNextPage && !list.isFetchingNextPage) void list.fetchNextPage();
-  }, [end, items.length, list]);
   if (list.isPending) return <Loading />;
   if (list.error) return <Trouble error={list.error} retry={() => void list.refetch()} />;
   if (!items.length) return q || origin ? <Empty title={t.backups.noMatch} /> : <Empty title={t.backups.empty} text={t.backups.emptyText}><Link className="btn main-action" to="/repositories">{t.backups.addRepository}</Link></Empty>;
-  const before = shown[0]?.start ?? 0;
-  const after = rows.getTotalSize() - (shown[shown.length - 1]?.end ?? 0);
+  const isPicked = (id: string) => (typeof picked === "string" ? picked === id : !!picked?.has(id));
   return (
-    <div className="card flush virtual" ref={box} tabIndex={0} role="region" aria-label={t.backups.title}>
-      <table>
-        <thead><tr><th>{t.backups.vm}</th><th>{t.backups.when}</th><th>{t.backups.from}</th><th className="num">{t.backups.size}</th><th>{t.backups.state}</th></tr></thead>
-        <tbody>
-          {before > 0 && <tr style={{ height: before }}><td colSpan={5} /></tr>}
-          {shown.map((v) => {
-            const b = items[v.index]!;
-            return (
-              <tr key={b.id} className="link" aria-selected={picked === b.id} style={picked === b.id ? { background: "var(--accent-soft)" } : undefined} onClick={() => pick(b)}>
-                <td className="name"><button className="btn plain break" style={{ padding: 0, textAlign: "left" }} onClick={(e) => { e.stopPropagation(); pick(b); }}>{visible(b.vm)}</button><div className="small soft">{b.type}, {b.disks} {b.disks === 1 ? "disk" : "disks"}</div></td>
-                <td>{time(b.created)}</td>
-                <td>{platform(b.origin)}</td>
-                <td className="num">{bytes(b.size)}</td>
-                <td>{b.fault ? <span className="badge bad" title={visible(b.fault)}>broken</span> : <span className="badge good">{t.backups.good}</span>}</td>
-              </tr>
-            );
-          })}
-          {after > 0 && <tr style={{ height: after }}><td colSpan={5} /></tr>}
-        </tbody>
-      </table>
-    </div>
+    <VirtualTable items={items} label={t.backups.title} columns={5} size={62} end={() => { if (list.hasNextPage && !list.isFetchingNextPage) void list.fetchNextPage(); }}
+      head={<tr><th>{t.backups.vm}</th><th>{t.backups.when}</th><th>{t.backups.from}</th><th className="num">{t.backups.size}</th><th>{t.backups.state}</th></tr>}
+      row={(b) => (
+        <tr key={b.id} className="link" aria-selected={isPicked(b.id)} style={isPicked(b.id) ? { background: "var(--accent-soft)" } : undefined} onClick={() => pick(b)}>
+          <td className="name"><button type="button" className="btn plain break" aria-pressed={picked ? isPicked(b.id) : undefined} style={{ padding: 0, textAlign: "left" }} onClick={(e) => { e.stopPropagation(); pick(b); }}>{isPicked(b.id) && <Check size={16} aria-hidden />}{visible(b.vm)}</button><div className="small soft">{b.type}, {b.disks} {b.disks === 1 ? "disk" : "disks"}</div></td>
+          <td>{time(b.created)}</td>
+          <td>{platform(b.origin)}</td>
+          <td className="num">{bytes(b.size)}</td>
+          <td>{b.fault ? <span className="badge bad" title={visible(b.fault)}>broken</span> : <span className="badge good">{t.backups.good}</span>}</td>
+        </tr>
+      )} />
   );
 }
 

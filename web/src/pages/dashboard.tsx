@@ -1,5 +1,6 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
+import { lazy, Suspense } from "react";
 import { api, type Schemas, take } from "../api/client";
 import { useStream } from "../api/live";
 import { bytes, platform } from "../format";
@@ -7,6 +8,8 @@ import { may, useMe } from "../session";
 import { t } from "../text";
 import { Bar, Empty, Head, Loading, Trouble } from "../ui/parts";
 import { JobTable } from "./jobs";
+
+const Throughput = lazy(() => import("../ui/chart"));
 
 const sum = (m: Record<string, number>, ...keys: string[]) => keys.reduce((n, k) => n + (m[k] ?? 0), 0);
 
@@ -42,6 +45,9 @@ export function Dashboard() {
           <div className="stat"><span className="soft">{t.dashboard.backups}</span><b>{total}</b></div>
           <div className="stat"><span className="soft">{t.dashboard.targets}</span><b>{s.targets}</b></div>
         </div>
+      )}
+      {s && s.rates.length > 1 && (
+        <section className="card flush"><h2>{t.dashboard.throughput}</h2><Suspense fallback={<Loading />}><Throughput rates={s.rates} label={t.dashboard.throughput} /></Suspense></section>
       )}
       {s && total > 0 && (
         <section className="card">

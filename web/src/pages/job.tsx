@@ -9,6 +9,7 @@ import { may, useMe } from "../session";
 import { t } from "../text";
 import { Ask } from "../ui/dialog";
 import { Bar, Facts, Head, Loading, Status, tone, Trouble } from "../ui/parts";
+import { VirtualList } from "../ui/virtual";
 import { ReceiptView } from "./receipt";
 import { Changes } from "./wizard/review";
 
@@ -25,20 +26,18 @@ function StepIcon({ status }: { status: string }) {
 
 function Steps({ steps }: { steps: Schemas["Step"][] }) {
   return (
-    <ol className="step-list">
-      {steps.map((s) => (
-        <li key={s.name}>
-          <StepIcon status={s.status} />
-          <span>{s.name}{s.attempt > 1 && <span className="small soft"> · {t.job.attempt} {s.attempt}</span>}</span>
-          <span className="grow">{s.total > 0 && s.status !== "pending" && <Bar done={s.done} total={s.total} label={s.name} kind={tone(s.status) === "good" ? "done" : tone(s.status) === "bad" ? "bad" : ""} />}</span>
-          <span className="small soft">
-            {s.total > 0 && s.status !== "pending" ? `${bytes(s.done)} of ${bytes(s.total)}${tone(s.status) === "live" && s.rate ? `, ${bytes(s.rate)}/s` : ""}` : s.status === "pending" ? "" : s.status.replaceAll("_", " ")}
-            {s.finished ? `, ${between(s.started, s.finished)}` : ""}
-          </span>
-          {s.error && <span className="why small">{visible(s.error)}</span>}
-        </li>
-      ))}
-    </ol>
+    <VirtualList className="step-list" items={steps} size={46} row={(s) => (
+      <>
+        <StepIcon status={s.status} />
+        <span>{s.name}{s.attempt > 1 && <span className="small soft"> · {t.job.attempt} {s.attempt}</span>}</span>
+        <span className="grow">{s.total > 0 && s.status !== "pending" && <Bar done={s.done} total={s.total} label={s.name} kind={tone(s.status) === "good" ? "done" : tone(s.status) === "bad" ? "bad" : ""} />}</span>
+        <span className="small soft">
+          {s.total > 0 && s.status !== "pending" ? `${bytes(s.done)} of ${bytes(s.total)}${tone(s.status) === "live" && s.rate ? `, ${bytes(s.rate)}/s` : ""}` : s.status === "pending" ? "" : s.status.replaceAll("_", " ")}
+          {s.finished ? `, ${between(s.started, s.finished)}` : ""}
+        </span>
+        {s.error && <span className="why small">{visible(s.error)}</span>}
+      </>
+    )} />
   );
 }
 

@@ -5,29 +5,28 @@ import { api, type Schemas, take } from "../api/client";
 import { left, platform, time, visible } from "../format";
 import { t } from "../text";
 import { Bar, Check, Empty, Head, Loading, Status, Text, tone, Trouble } from "../ui/parts";
+import { VirtualTable } from "../ui/virtual";
 
-export function JobTable({ jobs }: { jobs: Schemas["Job"][] }) {
+const head = <tr><th>{t.jobs.machine}</th><th>{t.jobs.target}</th><th>{t.jobs.status}</th><th>{t.jobs.progress}</th><th>{t.jobs.when}</th></tr>;
+
+function row(j: Schemas["Job"]) {
   return (
-    <div className="scroll">
-      <table>
-        <thead><tr><th>{t.jobs.machine}</th><th>{t.jobs.target}</th><th>{t.jobs.status}</th><th>{t.jobs.progress}</th><th>{t.jobs.when}</th></tr></thead>
-        <tbody>
-          {jobs.map((j) => (
-            <tr key={j.id}>
-              <td className="name"><Link to="/jobs/$id" params={{ id: j.id }}>{visible(j.name) || j.id}</Link></td>
-              <td>{visible(j.target.name)}<div className="small soft">{platform(j.target.platform)}</div></td>
-              <td><Status status={j.status} /></td>
-              <td style={{ minWidth: "9rem" }}>
-                <Bar done={j.status === "completed" ? 100 : j.percent} total={100} label={`${visible(j.name)}: ${Math.floor(j.percent)} %`} kind={tone(j.status) === "good" ? "done" : tone(j.status) === "bad" ? "bad" : ""} />
-                <span className="small soft">{tone(j.status) === "live" ? `${Math.floor(j.percent)} % ${left(j.eta)}` : ""}</span>
-              </td>
-              <td>{time(j.created)}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <tr key={j.id}>
+      <td className="name"><Link to="/jobs/$id" params={{ id: j.id }}>{visible(j.name) || j.id}</Link></td>
+      <td>{visible(j.target.name)}<div className="small soft">{platform(j.target.platform)}</div></td>
+      <td><Status status={j.status} /></td>
+      <td style={{ minWidth: "9rem" }}>
+        <Bar done={j.status === "completed" ? 100 : j.percent} total={100} label={`${visible(j.name)}: ${Math.floor(j.percent)} %`} kind={tone(j.status) === "good" ? "done" : tone(j.status) === "bad" ? "bad" : ""} />
+        <span className="small soft">{tone(j.status) === "live" ? `${Math.floor(j.percent)} % ${left(j.eta)}` : ""}</span>
+      </td>
+      <td>{time(j.created)}</td>
+    </tr>
   );
+}
+
+/** JobTable shows a few jobs. */
+export function JobTable({ jobs }: { jobs: Schemas["Job"][] }) {
+  return <div className="scroll"><table><thead>{head}</thead><tbody>{jobs.map(row)}</tbody></table></div>;
 }
 
 export function Jobs() {
@@ -44,8 +43,7 @@ export function Jobs() {
       <Head title={t.jobs.title} />
       <div className="cols"><Text label={t.search} value={q} set={setQ} /><div style={{ alignSelf: "end" }}><Check label={t.jobs.active} on={active} set={setActive} /></div></div>
       <Trouble error={jobs.error} retry={() => void jobs.refetch()} />
-      {jobs.isPending ? <Loading /> : items.length ? <div className="card flush"><JobTable jobs={items} /></div> : <Empty title={t.jobs.empty} text={t.jobs.emptyText} />}
-      {jobs.hasNextPage && <button className="btn" onClick={() => void jobs.fetchNextPage()}>{t.more}</button>}
+      {jobs.isPending ? <Loading /> : items.length ? <VirtualTable items={items} label={t.jobs.title} head={head} columns={5} size={64} row={row} end={() => { if (jobs.hasNextPage && !jobs.isFetchingNextPage) void jobs.fetchNextPage(); }} /> : <Empty title={t.jobs.empty} text={t.jobs.emptyText} />}
     </>
   );
 }

@@ -64,6 +64,7 @@ export function Settings() {
   const [disks, setDisks] = useState("0");
   const [rate, setRate] = useState("0");
   const [url, setURL] = useState("");
+  const [keep, setKeep] = useState({ job_days: "0", keep_jobs: "0", event_days: "0", audit_days: "0" });
   const [error, setError] = useState<unknown>();
   const [saved, setSaved] = useState(false);
   useEffect(() => {
@@ -72,12 +73,14 @@ export function Settings() {
     setDisks(String(q.data.limits?.disks ?? 0));
     setRate(String((q.data.limits?.bandwidth ?? 0) / mib));
     setURL(q.data.public_url ?? "");
+    const r = q.data.retention;
+    setKeep({ job_days: String(r?.job_days ?? 0), keep_jobs: String(r?.keep_jobs ?? 0), event_days: String(r?.event_days ?? 0), audit_days: String(r?.audit_days ?? 0) });
   }, [q.data]);
   const save = async () => {
     setError(undefined);
     setSaved(false);
     try {
-      await take(api.PATCH("/api/v1/settings", { body: { limits: { ...q.data?.limits, jobs: Number(jobs) || 0, disks: Number(disks) || 0, bandwidth: Math.round((Number(rate) || 0) * mib) }, public_url: url || undefined } }));
+      await take(api.PATCH("/api/v1/settings", { body: { limits: { ...q.data?.limits, jobs: Number(jobs) || 0, disks: Number(disks) || 0, bandwidth: Math.round((Number(rate) || 0) * mib) }, public_url: url || undefined, retention: Object.fromEntries(Object.entries(keep).map(([k, v]) => [k, Math.max(0, Math.floor(Number(v) || 0))])) } }));
       await cache.invalidateQueries({ queryKey: ["settings"] });
       setSaved(true);
     } catch (e) {
@@ -96,6 +99,11 @@ export function Settings() {
             <Text label={t.settings.disks} value={disks} set={setDisks} type="number" />
             <Text label={t.settings.bandwidth} value={rate} set={setRate} type="number" />
             <Text label={t.settings.url} value={url} set={setURL} type="url" />
+          </div>
+          <h2>{t.settings.retention}</h2>
+          <p className="soft small">{t.settings.retentionText}</p>
+          <div className="cols">
+            {(["job_days", "keep_jobs", "event_days", "audit_days"] as const).map((k) => <Text key={k} label={t.settings[k]} value={keep[k]} set={(v) => setKeep({ ...keep, [k]: v })} type="number" />)}
           </div>
           <Trouble error={error} />
           <div className="row"><button className="btn main-action">{t.save}</button>{saved && <span role="status">{t.settings.saved}</span>}</div>

@@ -96,7 +96,7 @@ export function Check({ label, on, set }: { label: ReactNode; on: boolean; set: 
 
 const good = new Set(["completed"]);
 const bad = new Set(["failed", "rolled_back"]);
-const rest = new Set(["cancelled", "undone", "pending"]);
+const rest = new Set(["cancelled", "undone", "pending", "planned", "held"]);
 
 /** tone of a job's or step's status. */
 export function tone(status: string): "good" | "bad" | "live" | "" {

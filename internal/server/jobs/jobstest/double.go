@@ -23,6 +23,7 @@ type Double struct {
 	jobs   map[string]*job
 	events []jobs.Event
 	keys   map[string]string
+	made   int // jobs by Submit
 	Limits jobs.Limits
 }
 
@@ -62,7 +63,8 @@ func (d *Double) Measured(context.Context, string) (rate int64, jobs int, err er
 func (d *Double) Submit(_ context.Context, o jobs.Order) (jobs.Job, error) {
 	d.mu.Lock()
 	id, ok := d.keys[o.Key]
-	n := len(d.jobs)
+	n := d.made
+	d.made++
 	d.mu.Unlock()
 	if ok && o.Key != "" {
 		return d.Job(context.Background(), id)
@@ -112,6 +114,14 @@ func (d *Double) Job(_ context.Context, id string) (jobs.Job, error) {
 		return jobs.Job{}, err
 	}
 	return j.Job, nil
+}
+
+// ByKey finds the job of a key.
+func (d *Double) ByKey(ctx context.Context, key string) (jobs.Job, error) {
+	d.mu.Lock()
+	id := d.keys[key]
+	d.mu.Unlock()
+	return d.Job(ctx, id)
 }
 
 // Steps are as Set left them.

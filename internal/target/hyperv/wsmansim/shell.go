@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -102,7 +101,7 @@ func (s *Sim) command(sh *shell, e *envelope) (string, *fault) {
 	switch {
 	case b == nil:
 		return "", schemaFault("There is no command line.")
-	case !strings.EqualFold(e.option("WINRS_CONSOLEMODE_STDIN"), "FALSE"):
+	case strings.EqualFold(e.option("WINRS_CONSOLEMODE_STDIN"), "TRUE"):
 		return "", schemaFault("Standard input is a console: long lines would be cut.")
 	}
 	line := b.Command + " " + strings.Join(b.Arguments, " ")
@@ -130,7 +129,8 @@ func (s *Sim) command(sh *shell, e *envelope) (string, *fault) {
 			close(p.ended)
 		}
 	})
-	if b.Command != hostscript.Program || !slices.Equal(b.Arguments, hostscript.Arguments()) {
+	// The service joins arguments by spaces, and some clients do that themselves.
+	if line != hostscript.Program+" "+strings.Join(hostscript.Arguments(), " ") {
 		s.foreign = append(s.foreign, line)
 		p.fed, p.exit, p.err = true, 1, []byte("this host runs nothing but the script\n")
 		close(p.ended)

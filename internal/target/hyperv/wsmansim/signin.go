@@ -168,10 +168,13 @@ func (s *Sim) ntlm(msg, challenge []byte) bool {
 	response, ok1 := field(20)
 	domain, ok2 := field(28)
 	user, ok3 := field(36)
-	if !ok1 || !ok2 || !ok3 || len(response) < 16+28 {
+	if !ok1 || !ok2 || !ok3 || len(msg) < 64 || len(response) < 16+28 {
 		return false
 	}
 	name := fromUTF16(user)
+	if msg[60]&1 == 0 { // NTLMSSP_NEGOTIATE_UNICODE: else the names have a byte a character
+		name, domain = string(user), utf16le(string(domain))
+	}
 	if !s.isUser(name) {
 		return false
 	}

@@ -284,6 +284,7 @@ type network struct {
 	l    net.Listener
 	to   string
 	left atomic.Int64 // bytes until all connections break; negative: never
+	sent atomic.Int64 // bytes that went to the server
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -333,6 +334,7 @@ func (n *network) serve(c net.Conn) {
 		if !n.pass(k) || err != nil {
 			break
 		}
+		n.sent.Add(int64(k))
 		if _, err := d.Write(buf[:k]); err != nil {
 			break
 		}

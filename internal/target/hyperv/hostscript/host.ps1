@@ -219,7 +219,7 @@ function Remove-Files($in) {
     }
     foreach ($folder in $in.folders) {
         if (-not (Test-Path -LiteralPath $folder -PathType Container)) { continue }
-        if (Get-ChildItem -LiteralPath $folder -Recurse -Force -File) { continue }
+        if (Get-ChildItem -LiteralPath $folder -Recurse -Force | Where-Object { -not $_.PSIsContainer }) { continue }
         Remove-Item -LiteralPath $folder -Recurse -Force
     }
     return @{}

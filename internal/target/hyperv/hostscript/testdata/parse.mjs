@@ -13,30 +13,46 @@ const parser = new Parser();
 parser.setLanguage(await Language.load(require.resolve("tree-sitter-powershell/tree-sitter-powershell.wasm")));
 
 const out = process.argv.slice(3).map((file) => {
-  const root = parser.parse(readFileSync(file, "utf8")).rootNode;
-  const faults = [];
-  (function walk(n) {
-    if (n.isError || n.isMissing) faults.push(`line ${n.startPosition.row + 1}: ${n.text.slice(0, 80)}`);
-    n.children.forEach(walk);
-  })(root);
-  const commands = root.descendantsOfType("command").map((c) => ({
-    line: c.startPosition.row + 1,
-    name: c.childForFieldName("command_name")?.text ?? c.namedChildren.find((n) => n.type === "command_name")?.text ?? "",
-    operator: c.namedChildren.find((n) => n.type === "command_invokation_operator")?.text ?? "",
-    parameters: c.descendantsOfType("command_parameter").filter((p) => owner(p).id === c.id).map((p) => p.text.replace(/:$/, "")),
-  }));
-  return {
-    faults, commands,
-    functions: root.descendantsOfType("function_name").map((n) => n.text),
-    reads: [...new Set(root.descendantsOfType("member_access").map((n) => n.text).filter((t) => /^\$in\.\w+$/i.test(t)).map((t) => t.slice(4)))],
-    // Strings that values are put into, as part of a command.
-    expanding: ["expandable_string_literal", "expandable_here_string_literal"].flatMap((t) => root.descendantsOfType(t)).filter((n) => owner(n).id !== n.id && /\$/.test(n.text)).map((n) => n.text),
-    calls: [...new Set(root.descendantsOfType("invokation_expression").map((n) => n.text.split("(")[0]))],
-  };
+  const found = { faults: [], commands: [], functions: [], reads: [], expanding: [], calls: [] };
+  walk(parser.parse(readFileSync(file, "utf8")).rootNode, null, found);
+  return found;
 });
 console.log(JSON.stringify(out));
 
-function owner(n) {
-  for (let p = n.parent; p; p = p.parent) if (p.type === "command") return p;
-  return n;
+/** walk looks at a node and those below it; command is the innermost that it is part of. */
+function walk(n, command, found) {
+  if (n.isError || n.isMissing) found.faults.push(`line ${n.startPosition.row + 1}: ${n.text.slice(0, 80)}`);
+  const add = (list, v) => { if (!list.includes(v)) list.push(v); };
+  switch (n.type) {
+    case "command":
+      command = { line: n.startPosition.row + 1, name: "", operator: "", parameters: [] };
+      found.commands.push(command);
+      break;
+    case "script_block_expression": // its commands are no part of this one
+      command = null;
+      break;
+    case "command_name":
+    case "command_name_expr":
+      if (command && !command.name) command.name = n.text;
+      break;
+    case "command_invokation_operator":
+      if (command) command.operator = n.text;
+      break;
+    case "command_parameter":
+      if (command) command.parameters.push(n.text.replace(/:$/, ""));
+      break;
+    case "function_name":
+      found.functions.push(n.text);
+      break;
+    case "member_access":
+      if (/^\$in\.\w+$/i.test(n.text)) add(found.reads, n.text.slice(4));
+      break;
+    case "invokation_expression":
+      add(found.calls, n.text.split("(")[0]);
+      break;
+    case "string_literal": // a string that values are put into, as part of a command
+      if (command && n.text.startsWith('"') && n.text.includes("$")) found.expanding.push(n.text);
+      break;
+  }
+  for (const c of n.children) walk(c, command, found);
 }

@@ -48,7 +48,7 @@ func Kind() target.Kind {
 			choice("insecure", "accept any certificate: whoever is on the network path can run programs on the host", "false", "false", "true"),
 			field("smb_address", "host, or host:port, where the host's shares are; without it the host of url", false),
 			field("share", "the only share that is used; without it the one that holds the folder", false),
-			field("path", `folder of the host for machines that name none, for instance D:\VMs; without it Hyper-V's own`, false),
+			field("path", `folder of the host for machines that name none, for instance D:\VMs; without it a plan asks for one where there are several`, false),
 			field("pull_listen", "address and port, for instance 192.0.2.7:8443, at which this machine serves disks to the host, for networks without SMB", false),
 		},
 		Open: func(_ context.Context, s target.Settings) (target.Target, error) { return connect(s) },

@@ -46,6 +46,7 @@ type peer struct {
 	smb    *sambatest.Server
 	net    *network
 	user   string
+	root   string // the folder, as the host calls it
 	values map[string]string
 }
 
@@ -79,7 +80,7 @@ func startPeer(t testing.TB, o wsmansim.Options, srv *sambatest.Server, values m
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{Sim: s, smb: srv, net: n, user: o.User, values: values}
+	p := &peer{Sim: s, smb: srv, net: n, user: o.User, root: o.Root, values: values}
 	t.Cleanup(func() {
 		if n := s.Shells(); n != 0 {
 			t.Errorf("%d shells are left open", n)

@@ -64,7 +64,7 @@ func TestProduct(t *testing.T) {
 	}
 	restore := []string{
 		"restore", src, "-f", "raw", "--cpus", "2", "--memory", "4G", "--firmware", "uefi", "--name", "web 01", "--to", "hv", "--accept", "--power-on",
-		"--place", "network=" + wsmansim.Switch, "--option", "vlan=42", "--receipt", receiptFile, "--keep", "-m", "4",
+		"--place", "path=" + h.root, "--set", "checkpoints=disabled", "--receipt", receiptFile, "--keep", "-m", "4",
 	}
 	before := h.net.sent.Load()
 	killed := command(restore...)
@@ -110,7 +110,7 @@ func TestProduct(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	m := h.Machines()
-	if len(m) != 1 || m[0].Name != "web 01" || m[0].State != "Running" || m[0].Generation != 2 || m[0].Processors != 2 || m[0].NICs[0].VLAN != 42 || m[0].Started != 1 {
+	if len(m) != 1 || m[0].Name != "web 01" || m[0].State != "Running" || m[0].Generation != 2 || m[0].Processors != 2 || m[0].Checkpoints != "Disabled" || m[0].Started != 1 {
 		t.Errorf("%+v", m)
 	}
 	run("verify", receiptFile)

@@ -90,3 +90,6 @@ func nowhere(t *testing.T) *network {
 	t.Cleanup(n.close)
 	return n
 }
+
+// nobody is a server that is not used.
+var nobody = &sambatest.Server{}

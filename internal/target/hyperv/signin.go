@@ -65,7 +65,7 @@ func (k *kerberos) RoundTrip(q *http.Request) (*http.Response, error) {
 	q = q.Clone(q.Context())
 	if err := spnego.SetSPNEGOHeader(k.client, q, k.service); err != nil {
 		p := &target.Problem{Msg: "Kerberos gives no ticket for " + k.service + ": " + lastLine(err), Hint: "check user, password, realm and krb5_conf, and that this machine's clock is right and url has the host's full name", Cause: err}
-		if s := err.Error(); strings.Contains(s, "KDC_ERR_") { // the domain controller said no
+		if s := err.Error(); strings.Contains(s, "KDC_ERR_") || strings.Contains(s, "Decrypting_Error") { // the controller said no, or what it gave is for another password
 			p.Kind = target.ErrPermanent
 		}
 		return nil, p

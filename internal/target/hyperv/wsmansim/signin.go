@@ -97,7 +97,7 @@ func (s *Sim) kerberos(r *http.Request) bool {
 		return false
 	}
 	ok := false
-	h := spnego.SPNEGOKRB5Authenticate(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { ok = true }), kt, service.Logger(quiet))
+	h := spnego.SPNEGOKRB5Authenticate(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { ok = true }), kt, service.Logger(quiet), service.DecodePAC(false))
 	h.ServeHTTP(discard{http.Header{}}, r)
 	return ok
 }

@@ -161,6 +161,27 @@ type File struct {
 	ctime  syscall.Timespec
 	device bool
 	known  *atomic.Pointer[Extent] // the extent that was last looked for
+	remote Remoter                 // instead of f
+}
+
+// Remoter is a file that another machine holds.
+type Remoter interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// Remote is a file of size bytes that another machine holds: all of it is data,
+// and that nobody changes it is its owner's word. It owns r.
+func Remote(name string, size int64, r Remoter) *File {
+	return &File{name: name, size: size, whole: size, device: true, known: new(atomic.Pointer[Extent]), remote: r}
+}
+
+// at reads from the file itself.
+func (f *File) at(p []byte, off int64) (int, error) {
+	if f.remote != nil {
+		return f.remote.ReadAt(p, off)
+	}
+	return f.f.ReadAt(p, off)
 }
 
 func newFile(f *os.File, name string) (*File, error) {
@@ -210,7 +231,7 @@ func (f *File) Size() int64 { return f.size }
 // Modified is the file's time of last modification when it was opened.
 func (f *File) Modified() time.Time { return f.mtime }
 
-// Fd is the open file, for SEEK_HOLE and the like. File keeps ownership.
+// Fd is the open file, for SEEK_HOLE and the like; nil for a Remote. File keeps ownership.
 func (f *File) Fd() *os.File { return f.f }
 
 // ReadAt reads from the file; see io.ReaderAt.
@@ -219,19 +240,19 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("%s: cannot read at negative offset %d", f.name, off)
 	}
 	if f.size == f.whole {
-		return f.f.ReadAt(p, off)
+		return f.at(p, off)
 	}
 	if off >= f.size {
 		return 0, io.EOF
 	}
 	if rest := f.size - off; int64(len(p)) > rest {
-		n, err := f.f.ReadAt(p[:rest], f.base+off)
+		n, err := f.at(p[:rest], f.base+off)
 		if err == nil {
 			err = io.EOF
 		}
 		return n, err
 	}
-	return f.f.ReadAt(p, f.base+off)
+	return f.at(p, f.base+off)
 }
 
 // Part makes f the part of its file that has n bytes from off on, as a member
@@ -249,7 +270,12 @@ func (f *File) Part(name string, off, n int64) (*File, error) {
 }
 
 // Close closes the file.
-func (f *File) Close() error { return f.f.Close() }
+func (f *File) Close() error {
+	if f.remote != nil {
+		return f.remote.Close()
+	}
+	return f.f.Close()
+}
 
 // Unchanged is nil, or ErrChanged when the file's length, times or identity
 // differ from when it was opened.

@@ -71,7 +71,7 @@ func With(root *disk.Root, name string, o Options) (disk.Image, error) {
 }
 
 // File opens an image that is a part of another file (a disk inside an OVA).
-// It owns f. References are resolved from f's name.
+// It owns f. References are resolved from f's name; without a root there are none.
 func File(root *disk.Root, f *disk.File, o Options) (disk.Image, error) {
 	c := &chain{root: root, opts: o}
 	img, err := c.open(f, o.Format, true)
@@ -112,6 +112,9 @@ func (c *chain) parent(from, ref, format string) (disk.Image, error) {
 	if len(c.above) >= disk.MaxChain {
 		return nil, fmt.Errorf("%s: the chain has more than %d files: %w", from, disk.MaxChain, disk.ErrCorrupt)
 	}
+	if c.root == nil {
+		return nil, errAlone(from)
+	}
 	name, err := c.root.Resolve(from, ref)
 	if err != nil {
 		return nil, err
@@ -133,7 +136,15 @@ func (c *chain) parent(from, ref, format string) (disk.Image, error) {
 	return c.open(f, format, false)
 }
 
+// errAlone: an image that was opened without a root refers to another file.
+func errAlone(from string) error {
+	return fmt.Errorf("%s refers to another file: %w", from, disk.ErrUnsupported)
+}
+
 func (c *chain) part(from, ref string) (*disk.File, error) {
+	if c.root == nil {
+		return nil, errAlone(from)
+	}
 	name, err := c.root.Resolve(from, ref)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"ascend/internal/target/aws"
 	"ascend/internal/target/azure"
 	"ascend/internal/target/cloudstack"
+	"ascend/internal/target/hyperv"
 	"ascend/internal/target/local"
 	"ascend/internal/target/nutanix"
 	"ascend/internal/target/vmware"
@@ -13,5 +14,5 @@ import (
 
 // Registry is all connectors, in alphabetical order.
 func Registry() *target.Registry {
-	return target.NewRegistry(aws.Kind(), azure.Kind(), cloudstack.Kind(), local.Kind(), nutanix.Kind(), vmware.Kind())
+	return target.NewRegistry(aws.Kind(), azure.Kind(), cloudstack.Kind(), hyperv.Kind(), local.Kind(), nutanix.Kind(), vmware.Kind())
 }

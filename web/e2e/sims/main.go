@@ -21,6 +21,8 @@ import (
 	"ascend/internal/target/aws/awssim"
 	"ascend/internal/target/azure/armsim"
 	"ascend/internal/target/cloudstack/cssim"
+	"ascend/internal/target/hyperv/hostshare/sambatest"
+	"ascend/internal/target/hyperv/wsmansim"
 	"ascend/internal/target/nutanix/prismsim"
 	"ascend/internal/target/vmware/vcsimtest"
 	"ascend/internal/vm"
@@ -64,10 +66,22 @@ func run() error {
 		return err
 	}
 	defer arm.Close()
+	samba, err := sambatest.Run(sambatest.Options{})
+	if err != nil {
+		return err
+	}
+	defer samba.Close()
+	password := samba.Config.Password.Reveal()
+	hv, err := wsmansim.Start(wsmansim.Options{Dir: samba.Dir, User: samba.Config.User, Password: password})
+	if err != nil {
+		return err
+	}
+	defer hv.Close()
 	all := []simulated{
 		{vm.VMware, map[string]string{"url": vc.Host, "username": vcsimtest.Username, "ca_file": vc.CAFile}, map[string]string{"password": vcsimtest.Password}},
 		{vm.CloudStack, map[string]string{"url": cs.URL, "api_key": cssim.APIKey, "ca_file": cs.CAFile, "zone": cssim.Zone}, map[string]string{"secret_key": cssim.SecretKey}},
 		{vm.Nutanix, map[string]string{"url": prism.URL, "user": prismsim.User, "ca_file": prism.CAFile, "cluster": prismsim.Cluster}, map[string]string{"password": prismsim.Password}},
+		{vm.HyperV, map[string]string{"url": hv.URL, "user": samba.Config.User, "ca_file": hv.CAFile, "smb_address": samba.Config.Address}, map[string]string{"password": password}},
 		{vm.AWS, map[string]string{"region": "eu-central-1", "endpoint": account.URL, "access-key": awssim.AccessKey}, map[string]string{"secret-key": awssim.SecretKey}},
 		{vm.Azure, map[string]string{
 			"subscription": armsim.Subscription, "tenant": armsim.Tenant, "client_id": armsim.ClientID, "resource_group": armsim.Group,

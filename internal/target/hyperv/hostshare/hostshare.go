@@ -19,6 +19,8 @@ import (
 	"time"
 
 	smb2 "github.com/cloudsoda/go-smb2"
+	krbclient "github.com/jcmturner/gokrb5/v8/client"
+	krbconfig "github.com/jcmturner/gokrb5/v8/config"
 
 	"ascend/internal/secret"
 	"ascend/internal/target"
@@ -39,6 +41,14 @@ type Config struct {
 	User     string
 	Domain   string
 	Password secret.String
+	Kerberos *Kerberos // nil: NTLMv2
+}
+
+// Kerberos is how a ticket for the share's server (cifs/HOST) is had. The user is
+// then that of the realm, what stands after an @ left out.
+type Kerberos struct {
+	Realm  string
+	Config string // path of krb5.conf
 }
 
 // Share is one connection to a share. Its methods may be called concurrently.
@@ -50,7 +60,26 @@ type Share struct {
 	share   *smb2.Share
 }
 
-// Open connects and signs in by NTLMv2. A refused sign-in and a share that is not
+// initiator is who signs in.
+func (c *Config) initiator() (smb2.Initiator, error) {
+	if c.Kerberos == nil {
+		return &smb2.NTLMInitiator{User: c.User, Domain: c.Domain, Password: c.Password.Reveal()}, nil
+	}
+	conf, err := krbconfig.Load(c.Kerberos.Config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w: %w", c.Kerberos.Config, err, target.ErrPermanent)
+	}
+	user, _, _ := strings.Cut(c.User, "@")
+	host := c.Address
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	// Windows' domain controllers do not offer FAST to clients without it (PA-FX-FAST).
+	client := krbclient.NewWithPassword(user, c.Kerberos.Realm, c.Password.Reveal(), conf, krbclient.DisablePAFXFAST(true))
+	return &smb2.Krb5Initiator{Client: client, TargetSPN: "cifs/" + host}, nil
+}
+
+// Open connects and signs in. A refused sign-in and a share that is not
 // there are target.ErrPermanent.
 func Open(ctx context.Context, c Config) (*Share, error) {
 	address := c.Address
@@ -61,6 +90,10 @@ func Open(ctx context.Context, c Config) (*Share, error) {
 	if strings.ContainsAny(c.Share, `\/`) || c.Share == "" {
 		return nil, fmt.Errorf("cannot open share %s: the name of a share has no separators: %w", s.name, target.ErrPermanent)
 	}
+	who, err := c.initiator()
+	if err != nil {
+		return nil, fmt.Errorf("cannot open share %s: %w", s.name, err)
+	}
 	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open share %s: %w; is TCP port 445 open towards the host?", s.name, err)
@@ -69,10 +102,7 @@ func Open(ctx context.Context, c Config) (*Share, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })
 	defer stop()
 	s.conn = conn
-	d := &smb2.Dialer{
-		Negotiator: smb2.Negotiator{RequireMessageSigning: true},
-		Initiator:  &smb2.NTLMInitiator{User: c.User, Domain: c.Domain, Password: c.Password.Reveal()},
-	}
+	d := &smb2.Dialer{Negotiator: smb2.Negotiator{RequireMessageSigning: true}, Initiator: who}
 	if s.session, err = d.DialConn(ctx, conn, address); err != nil {
 		_ = conn.Close()
 		return nil, s.explain("open share", "", err)
@@ -84,8 +114,16 @@ func Open(ctx context.Context, c Config) (*Share, error) {
 	return s, nil
 }
 
+// Break ends the connection at once, as the death of the process does: whatever
+// waits for the host fails. Close is still due.
+func (s *Share) Break() { _ = s.conn.Close() }
+
+// closeTimeout bounds Close: a host that says nothing does not hold anybody.
+const closeTimeout = 5 * time.Second
+
 // Close ends the session. Open files are closed by the host.
 func (s *Share) Close() error {
+	_ = s.conn.SetDeadline(time.Now().Add(closeTimeout)) // a broken connection needs none
 	if s.share != nil {
 		_ = s.share.Umount() // the session's end unmounts it too
 	}
@@ -217,6 +255,14 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 func (f *File) Sync() error {
 	if err := f.f.Sync(); err != nil {
 		return f.share.explain("flush", f.name, err)
+	}
+	return nil
+}
+
+// Resize makes the file n bytes long; what is new reads as zeros.
+func (f *File) Resize(n int64) error {
+	if err := f.f.Truncate(n); err != nil {
+		return f.share.explain("resize", f.name, err)
 	}
 	return nil
 }

@@ -1,10 +1,11 @@
 // Package sambatest runs a real SMB 3 server, Samba, on a loopback port for
-// tests. It runs as the user of the test and keeps all its state in a temporary
+// tests and demonstrations. It runs as the user of the process and keeps all its state in a temporary
 // folder.
 package sambatest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,33 +23,72 @@ import (
 // Options are the server's.
 type Options struct {
 	Encrypt string // "required" or "off"; "" is "off"
+	Dir     string // of the share; "" is a folder of its own
 }
 
 // Server is a running server with one share, "VMs".
 type Server struct {
 	Dir    string // the share's folder
 	Config hostshare.Config
+
+	base string
+	cmd  *exec.Cmd
+	stop context.CancelFunc
 }
 
 // Start starts a server that ends with the test.
 func Start(t testing.TB, o Options) *Server {
 	t.Helper()
-	smbd, err := find("smbd")
-	if err != nil {
-		t.Fatal("smbd is needed: apt-get install samba")
-	}
-	me, err := user.Current()
+	s, err := Run(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := t.TempDir()
-	s := &Server{Dir: filepath.Join(base, "share")}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+const password = `pass "word" $(x)`
+
+// Run starts a server that ends with Close.
+func Run(o Options) (_ *Server, err error) {
+	smbd, err := find("smbd")
+	if err != nil {
+		return nil, errors.New("smbd is needed: apt-get install samba")
+	}
+	smbpasswd, err := find("smbpasswd")
+	if err != nil {
+		return nil, errors.New("smbpasswd is needed: apt-get install samba-common-bin")
+	}
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
+	base, err := os.MkdirTemp("", "samba")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Dir: o.Dir, base: base, stop: func() {}}
+	defer func() {
+		if err != nil {
+			_ = s.Close() // of what there is
+		}
+	}()
 	for _, d := range []string{"share", "private", "lock", "state", "cache", "pid", "ncalrpc"} {
 		if err := os.Mkdir(filepath.Join(base, d), 0o700); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	port := freePort(t)
+	if s.Dir == "" {
+		s.Dir = filepath.Join(base, "share")
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
 	if o.Encrypt == "" {
 		o.Encrypt = "off"
 	}
@@ -75,46 +115,48 @@ cache directory = %[3]s/cache
 pid directory = %[3]s/pid
 ncalrpc dir = %[3]s/ncalrpc
 [VMs]
-path = %[3]s/share
+path = %[4]s
 read only = no
-`, port, o.Encrypt, base)
+`, port, o.Encrypt, base, s.Dir)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const password = `pass "word" $(x)`
-	smbpasswd, err := find("smbpasswd")
-	if err != nil {
-		t.Fatal("smbpasswd is needed: apt-get install samba-common-bin")
-	}
-	add := exec.CommandContext(t.Context(), smbpasswd, "-c", conf, "-a", "-s", me.Username)
-	add.Stdin = strings.NewReader(password + "\n" + password + "\n")
-	if out, err := add.CombinedOutput(); err != nil {
-		t.Fatalf("smbpasswd: %v\n%s", err, out)
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	add := exec.CommandContext(ctx, smbpasswd, "-c", conf, "-a", "-s", me.Username)
+	add.Stdin = strings.NewReader(password + "\n" + password + "\n")
+	if out, err := add.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("smbpasswd: %w\n%s", err, out)
+	}
 	cmd := exec.CommandContext(ctx, smbd, "--foreground", "--no-process-group", "--configfile", conf)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its children
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() {
-		stop()
-		_ = cmd.Wait() // it was told to end
-	})
+	s.cmd = cmd
 	s.Config = hostshare.Config{Address: fmt.Sprintf("127.0.0.1:%d", port), Share: "VMs", User: me.Username, Password: secret.New(password)}
 	for start := time.Now(); ; {
-		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Config.Address)
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Config.Address)
 		if err == nil {
 			_ = c.Close()
-			return s
+			return s, nil
 		}
 		if time.Since(start) > 20*time.Second {
 			log, _ := os.ReadFile(filepath.Join(base, "log"))
-			t.Fatalf("smbd does not answer: %v\n%s", err, log)
+			return nil, fmt.Errorf("smbd does not answer: %w\n%s", err, log)
 		}
 		time.Sleep(10 * time.Millisecond) // between connection attempts
 	}
+}
+
+// Close ends the server and removes its folders; a share's folder that was given stays.
+func (s *Server) Close() error {
+	s.stop()
+	if s.cmd != nil {
+		_ = s.cmd.Wait() // it was told to end
+	}
+	return os.RemoveAll(s.base)
 }
 
 // find looks for a server's program, which Debian keeps in /usr/sbin.
@@ -125,12 +167,11 @@ func find(name string) (string, error) {
 	return exec.LookPath(filepath.Join("/usr/sbin", name))
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+func freePort() (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
 	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: web web-test web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: web web-test web-images test-distributed bin/temporal azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,13 @@ test: deps guests-ci lint ## everything that must hold: vet, lint, all tests wit
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 	$(MAKE) --no-print-directory web-test
+
+test-distributed: deps bin/temporal ## workers as processes on a real Temporal server: killed, stopped, asked to go
+	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal $(GO) test -tags distributed -run TestWorkersAreLost -count 1 ./internal/engine
+
+# A module of its own: a Temporal server is no part of the product.
+bin/temporal:
+	cd test/temporal && $(GO) build -trimpath -o $(CURDIR)/bin/temporal .
 
 lint: $(TOOLS)/golangci-lint-$(LINT_VER)
 	$< run ./...

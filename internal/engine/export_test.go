@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 
 	"ascend/internal/store"
 )
@@ -30,7 +31,7 @@ type testFlow struct {
 }
 
 func NewTestFlow(t testing.TB, s *store.Store, h Handlers) *TestFlow {
-	return &TestFlow{flow: flow{runner: newRunner(s, h, "test", nil, nil), liveness: 10 * time.Second}, t: t, envs: map[string]*testFlow{}}
+	return &TestFlow{flow: flow{runner: newRunner(s, h, "test", nil, nil), liveness: time.Minute}, t: t, envs: map[string]*testFlow{}}
 }
 
 func (f *TestFlow) signal(ctx context.Context, job, name string) error {
@@ -64,7 +65,11 @@ func (f *TestFlow) signal(ctx context.Context, job, name string) error {
 		once.Do(func() { close(run.started) })
 	})
 	run.env.SetTestTimeout(time.Minute)
-	f.register(run.env)
+	// A machine that stands still for a second, as a busy one does, is no deadlock:
+	// by default the environment fails the workflow for it.
+	run.env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
+	f.registerRows(run.env)
+	f.registerSteps(run.env)
 	f.envs[job] = run
 	go func() {
 		defer close(run.done)

@@ -19,6 +19,7 @@ import (
 
 	"ascend/internal/server/auth"
 	"ascend/internal/server/feed"
+	"ascend/internal/server/fleet"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/notify"
 	"ascend/internal/server/records"
@@ -42,6 +43,7 @@ type Config struct {
 	Queue    *notify.Queue
 	Feed     *feed.Feed
 	Settings *SettingsStore
+	Fleet    *fleet.Fleet
 	Log      *slog.Logger
 	Version  string
 	Secure   bool // cookies are for TLS only
@@ -96,6 +98,7 @@ func New(c Config) *API {
 	a.matrix()
 	a.planned()
 	a.jobs()
+	a.workers()
 	a.streams()
 	a.settings()
 	a.channels()

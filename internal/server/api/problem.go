@@ -113,6 +113,7 @@ var known = []struct {
 	{records.ErrCursor, 422, "bad-cursor", "begin the list anew, without a cursor"},
 	{jobs.ErrNotFound, 404, "no-job", "see " + Prefix + "/jobs"},
 	{jobs.ErrState, 409, "wrong-state", "look at the job's status"},
+	{jobs.ErrNoWorker, 409, "no-worker", "start a worker that can read the repository (ascend worker --site NAME), or name a site that has one; see " + Prefix + "/workers"},
 	{jobs.ErrNoReceipt, 404, "no-receipt", "a job has a receipt once it is completed"},
 	{auth.ErrCredentials, 401, "wrong-credentials", "an admin can set a new password: ascend server user passwd"},
 	{auth.ErrToken, 401, "bad-token", "make a new token"},

@@ -75,13 +75,25 @@ func (s *source) Check(ctx context.Context, progress func(done, total int64)) er
 func (s *source) Close() error { return s.repo.Close() }
 
 // Restores is the Driver over package restore.
-type Restores struct{ *restore.Service }
+type Restores struct {
+	*restore.Service
+	// Sites are where workers carry jobs out; nil: this process does.
+	Sites *Sites
+}
 
 var _ Driver = Restores{}
 
 // Submit stores a job and begins it.
 func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
+	site := ""
+	if r.Sites != nil {
+		var err error
+		if site, err = r.Sites.place(ctx, o.Repository, o.Plan.Target.Name, o.Options.Site); err != nil {
+			return "", err
+		}
+	}
 	j, err := r.Service.Submit(ctx, restore.Request{
+		Site: site,
 		Spec: restore.Spec{
 			Plan: o.Plan, Source: restore.SourceRef{Repository: o.Repository, Backup: o.Plan.Backup.ID}, Fingerprint: restore.Fingerprint(o.Images),
 			Options: restore.Options{Keep: o.Options.Keep, NoVerify: o.Options.NoVerify, CheckBackup: o.Options.CheckBackup, Disks: o.Options.Disks, Workers: o.Options.Workers, Bandwidth: o.Options.Bandwidth},

@@ -130,7 +130,7 @@ type member struct {
 
 // joinFleet opens what all machines share. It makes and migrates nothing there:
 // that is the server's.
-func (a *app) joinFleet(ctx context.Context, s *workerFlags, log *slog.Logger) (m *member, err error) {
+func (a *app) joinFleet(ctx context.Context, s *workerFlags, log *slog.Logger) (_ *member, err error) {
 	dir := s.data
 	if dir == "" {
 		if dir = os.Getenv("ASCEND_DATA_DIR"); dir == "" {
@@ -140,7 +140,7 @@ func (a *app) joinFleet(ctx context.Context, s *workerFlags, log *slog.Logger) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data folder: %w", err)
 	}
-	m = &member{s: s, log: log, dir: dir, id: workerID(), began: time.Now().UTC().Truncate(time.Second), lock: flock.New(filepath.Join(dir, "worker.lock"))}
+	m := &member{s: s, log: log, dir: dir, id: workerID(), began: time.Now().UTC().Truncate(time.Second), lock: flock.New(filepath.Join(dir, "worker.lock"))}
 	defer func() {
 		if err != nil {
 			m.leave()
@@ -216,7 +216,17 @@ func (m *member) start(ctx context.Context) error {
 	if _, err := m.beat(ctx, false); err != nil {
 		return err
 	}
+	m.sweep(ctx)
 	return m.engine.Work()
+}
+
+// sweepEvery is the time between two looks for what lost jobs have left here.
+const sweepEvery = time.Minute
+
+func (m *member) sweep(ctx context.Context) {
+	if err := m.svc.Sweep(ctx); err != nil && ctx.Err() == nil {
+		m.log.Warn("cannot clean up after jobs that went on elsewhere", "error", err)
+	}
 }
 
 // beat says that this worker lives and how it is, and takes over the limits.
@@ -255,8 +265,9 @@ func (m *member) beat(ctx context.Context, draining bool) (drain bool, err error
 // attend gives signs of life until ctx ends, or until this worker was told to
 // drain and holds nothing any more.
 func (m *member) attend(ctx context.Context) (drained bool) {
-	tick := time.NewTicker(fleet.Every)
+	tick, sweep := time.NewTicker(fleet.Every), time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	defer sweep.Stop()
 	var empty chan struct{}
 	for {
 		select {
@@ -264,6 +275,9 @@ func (m *member) attend(ctx context.Context) (drained bool) {
 			return false
 		case <-empty:
 			return true
+		case <-sweep.C:
+			m.sweep(ctx)
+			continue
 		case <-tick.C:
 		}
 		drain, err := m.beat(ctx, empty != nil)
@@ -317,6 +331,7 @@ func (m *member) stop(drained bool) error {
 	if err != nil {
 		m.log.Warn("cannot stop every step in time; others go on from its last checkpoint", "error", err)
 	}
+	m.sweep(ctx)
 	return errors.Join(err, m.fleet.Leave(ctx, m.id))
 }
 

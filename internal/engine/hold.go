@@ -83,8 +83,13 @@ func (f *flow) holdActivity(ctx context.Context, job string) error {
 	defer beat.Stop()
 	for {
 		select {
-		case <-ctx.Done(): // the workflow has ended
-			return ctx.Err()
+		case <-ctx.Done():
+			select {
+			case <-h.closing:
+				return later("the worker shuts down", 10*time.Millisecond)
+			default:
+				return nil // the workflow has ended, or another worker holds the job: nobody listens
+			}
 		case <-h.closing:
 			return later("the worker shuts down", 10*time.Millisecond)
 		case <-beat.C:

@@ -11,7 +11,6 @@ import (
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	tlog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -80,7 +79,7 @@ func NewTemporal(ctx context.Context, s *store.Store, handlers Handlers, o Tempo
 	t.lease = t.liveness
 	var err error
 	t.client, err = client.DialContext(ctx, client.Options{
-		HostPort: o.Address, Namespace: o.Namespace, Identity: t.runner.worker, Logger: tlog.NewStructuredLogger(t.log),
+		HostPort: o.Address, Namespace: o.Namespace, Identity: t.runner.worker, Logger: sdkLog{t.log},
 		ConnectionOptions: client.ConnectionOptions{TLS: o.TLS},
 	})
 	if err != nil {
@@ -119,6 +118,16 @@ func (t *Temporal) Work() error {
 	t.working = true
 	return nil
 }
+
+// sdkLog takes down what the SDK says for those who look for its troubles: that an
+// attempt failed, a worker was lost or the cluster does not answer is normal life,
+// and is told elsewhere in this program's words.
+type sdkLog struct{ log *slog.Logger }
+
+func (l sdkLog) Debug(msg string, kv ...any) { l.log.Debug("temporal: "+msg, kv...) }
+func (l sdkLog) Info(msg string, kv ...any)  { l.log.Debug("temporal: "+msg, kv...) }
+func (l sdkLog) Warn(msg string, kv ...any)  { l.log.Debug("temporal: "+msg, kv...) }
+func (l sdkLog) Error(msg string, kv ...any) { l.log.Info("temporal: "+msg, kv...) }
 
 // standstill is how long the driver may seem to hang before the SDK takes it for
 // deadlocked: on a busy machine a process stands still for more than the SDK's

@@ -535,6 +535,40 @@ func (s *Service) Recover(ctx context.Context) error {
 	return nil
 }
 
+// Sweep removes what only a resume needs of jobs that have come to rest elsewhere,
+// where several machines share a store: the journals and layers of a worker that
+// lost them. Called at start and now and then.
+func (s *Service) Sweep(ctx context.Context) error {
+	folders, err := os.ReadDir(filepath.Join(s.folder, "jobs"))
+	if err != nil {
+		return fmt.Errorf("cannot look for what jobs have left: %w", err)
+	}
+	for _, f := range folders {
+		j, err := s.store.Job(ctx, f.Name())
+		if err != nil && !errors.Is(err, ErrNoJob) {
+			return err
+		}
+		s.mu.Lock()
+		busy := s.here[f.Name()] != nil
+		s.mu.Unlock()
+		if busy || err == nil && (!j.Status.AtRest() || j.Status == Failed) { // a failed one may be retried here
+			continue
+		}
+		dir := s.jobDir(f.Name())
+		names, err := filepath.Glob(filepath.Join(dir, "disk-*"))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("cannot remove what a job has left: %w", err)
+			}
+		}
+		_ = os.Remove(dir) // stays where it holds something else
+	}
+	return nil
+}
+
 // Limits are those in force.
 func (s *Service) Limits() Limits { return s.limits.get() }
 

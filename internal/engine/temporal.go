@@ -159,7 +159,11 @@ func (t *Temporal) signal(ctx context.Context, job, name string) error {
 		return err
 	}
 	in := flowInput{Job: job, Site: j.Site, Hold: true, Steps: sagaOf(j, steps).Steps}
-	_, err = t.client.SignalWithStartWorkflow(ctx, "ascend/"+job, name, nil, client.StartWorkflowOptions{TaskQueue: queue(j.Site)}, flowName, in)
+	_, err = t.client.SignalWithStartWorkflow(ctx, "ascend/"+job, name, nil, client.StartWorkflowOptions{
+		TaskQueue: queue(j.Site),
+		// What it cannot cope with does not leave the job behind: it looks at the tables again.
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 10 * time.Second, BackoffCoefficient: 2, MaximumInterval: 5 * time.Minute},
+	}, flowName, in)
 	if err != nil {
 		return fmt.Errorf("cannot hand job %s to Temporal: %w", job, err)
 	}
@@ -364,11 +368,16 @@ func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
 			sel.Select(ctx)
 		}
 	})
+	// Who drives, in the order of turns: see store.TakeDrive.
+	var me string
+	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return store.NewID() }).Get(&me); err != nil {
+		return err
+	}
 	held := false
-	for {
+	for turn := 1; ; turn++ {
 		news = false
 		var t taken
-		if err := workflow.ExecuteActivity(shortActivity(ctx), takeName, in.Job).Get(ctx, &t); err != nil {
+		if err := workflow.ExecuteActivity(f.shortActivity(ctx), takeName, in.Job, fmt.Sprintf("%s#%d", me, turn)).Get(ctx, &t); err != nil {
 			return err
 		}
 		if t.AtRest {
@@ -405,10 +414,12 @@ func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
 	}
 }
 
-// shortActivity is for those that only store: tried until the database answers.
-func shortActivity(ctx workflow.Context) workflow.Context {
+// shortActivity is for those that only store: tried until the database answers. A
+// worker that stands still may have been given one: it is lost after the liveness,
+// and comes too late when it wakes up.
+func (f *flow) shortActivity(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: 5 * time.Minute,
+		StartToCloseTimeout: f.liveness,
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second},
 	})
 }
@@ -438,7 +449,7 @@ func (p *flowPort) Do(c command) []result {
 		return []result{p.get(p.start(p.stay, c.Steps[0], true), p.ctx, c.Steps[0])}
 	}
 	var r result
-	if err := workflow.ExecuteActivity(shortActivity(p.ctx), commandName, p.job, p.drive, c).Get(p.ctx, &r); err != nil {
+	if err := workflow.ExecuteActivity(p.f.shortActivity(p.ctx), commandName, p.job, p.drive, c).Get(p.ctx, &r); err != nil {
 		p.err = err
 		r.Verdict = stopped
 	}
@@ -460,17 +471,16 @@ func (p *flowPort) start(ctx workflow.Context, step string, undo bool) workflow.
 func (p *flowPort) get(f workflow.Future, ctx workflow.Context, step string) result {
 	r := result{Step: step}
 	err := f.Get(ctx, &r)
+	if err == nil {
+		return r
+	}
+	// A step that was told to end answers so, or its worker was lost meanwhile.
+	r = result{Step: step, Verdict: stopped, Begun: true}
 	switch {
-	case err == nil:
-	case temporal.IsCanceledError(err) && p.moved:
-		r = result{Step: step, Verdict: stopped, Begun: true}
-	case temporal.IsCanceledError(err) && p.cancelled:
-		r = result{Step: step, Verdict: cancelled, Begun: true}
-	case temporal.IsCanceledError(err):
-		r = result{Step: step, Verdict: stopped, Begun: true}
-	default:
+	case !temporal.IsCanceledError(err) && !temporal.IsTimeoutError(err):
 		p.err = err
-		r = result{Step: step, Verdict: stopped, Begun: true}
+	case p.cancelled && !p.moved:
+		r.Verdict = cancelled
 	}
 	return r
 }
@@ -496,7 +506,7 @@ func (p *flowPort) run(names []string) []result {
 	return rs
 }
 
-func (f *flow) takeActivity(ctx context.Context, job string) (t taken, err error) {
+func (f *flow) takeActivity(ctx context.Context, job, driver string) (t taken, err error) {
 	j, err := f.store.Job(ctx, job)
 	if errors.Is(err, store.ErrNotFound) {
 		return taken{AtRest: true}, nil
@@ -504,7 +514,7 @@ func (f *flow) takeActivity(ctx context.Context, job string) (t taken, err error
 	if err != nil || j.Status.AtRest() {
 		return taken{AtRest: err == nil}, err
 	}
-	if j, err = f.store.TakeDrive(ctx, job, store.NewID()); err != nil {
+	if j, err = f.store.TakeDrive(ctx, job, driver); err != nil {
 		return t, err
 	}
 	steps, err := f.store.Steps(ctx, job)

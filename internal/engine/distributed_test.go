@@ -61,7 +61,7 @@ type process struct {
 	out *bufio.Reader
 }
 
-func begin(t *testing.T, env, name string, args ...string) *process {
+func begin(t testing.TB, env, name string, args ...string) *process {
 	t.Helper()
 	c := exec.Command(name, args...)
 	c.Env = append(os.Environ(), env)
@@ -86,7 +86,7 @@ func begin(t *testing.T, env, name string, args ...string) *process {
 	return p
 }
 
-func (p *process) line(t *testing.T) string {
+func (p *process) line(t testing.TB) string {
 	t.Helper()
 	s, err := p.out.ReadString('\n')
 	if err != nil {
@@ -174,4 +174,22 @@ func TestWorkersAreLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// BenchmarkThousandJobsTemporal drives a thousand jobs through a real Temporal
+// server, by one worker in this process.
+func BenchmarkThousandJobsTemporal(b *testing.B) {
+	cluster := begin(b, "", os.Getenv("ASCEND_TEMPORAL"))
+	address, namespace, _ := strings.Cut(cluster.line(b), " ")
+	b.Run("temporal postgres", func(b *testing.B) {
+		s := storetest.Open(b, store.Postgres, store.Options{})
+		e, err := engine.NewTemporal(b.Context(), s, engine.Handlers{"instant": instant{}}, engine.TemporalOptions{Address: address, Namespace: namespace, Jobs: 64})
+		if err != nil {
+			b.Fatal(err)
+		}
+		drive(b, s, e)
+		if err := e.Close(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	})
 }

@@ -52,8 +52,10 @@ test: deps guests-ci lint ## everything that must hold: vet, lint, all tests wit
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 	$(MAKE) --no-print-directory web-test
 
-test-distributed: deps bin/temporal ## workers as processes on a real Temporal server: killed, stopped, asked to go
+test-distributed: deps bin/temporal ## many machines: workers lost, cut off, drained, moved; a real Temporal server (root)
+	CGO_ENABLED=1 $(GO) build -race -o bin/ascend-race ./cmd/ascend
 	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal $(GO) test -tags distributed -run TestWorkersAreLost -count 1 ./internal/engine
+	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal ASCEND_BIN=$(CURDIR)/bin/ascend-race $(GO) test -tags distributed -timeout 20m -count 1 ./test/distributed
 
 # A module of its own: a Temporal server is no part of the product.
 bin/temporal:

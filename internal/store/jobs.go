@@ -282,15 +282,15 @@ func (s *Store) UnfinishedJobs(ctx context.Context) ([]string, error) {
 	return ids, err
 }
 
-// SetSite gives a job that belongs to no site to one; a job that has a site keeps
-// it. It returns the site that the job then has.
+// SetSite gives a job that belongs to no site, or is at rest, to one; another keeps
+// its site. It returns the site that the job then has.
 func (s *Store) SetSite(ctx context.Context, job, site string) (string, error) {
 	err := s.tx(ctx, "give the job to a site", func(t *Store) error {
 		j, err := t.lockJob(ctx, job)
 		if err != nil {
 			return err
 		}
-		if j.Site != "" {
+		if j.Site != "" && !j.Status.AtRest() {
 			site = j.Site
 			return nil
 		}

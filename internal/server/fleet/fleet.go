@@ -40,15 +40,22 @@ type Listed struct {
 	Worker
 }
 
+// States of a worker.
+const (
+	Alive    = "alive"
+	Draining = "draining"
+	Lost     = "lost"
+)
+
 // State is a worker's in a word.
 func (l *Listed) State() string {
 	switch {
 	case !l.Alive:
-		return "lost"
+		return Lost
 	case l.Draining:
-		return "draining"
+		return Draining
 	}
-	return "alive"
+	return Alive
 }
 
 // Times of signs of life.
@@ -127,7 +134,7 @@ func (f *Fleet) List(ctx context.Context) ([]Listed, error) {
 
 // Need is what a job needs of the site that carries it out.
 type Need struct {
-	Repository string // its id; must be readable there
+	Repository string // its id; must be readable there. Empty: none is read
 	Region     string // of the target; better near, when not empty
 	Site       string // asked for; empty: any
 	// Load is how many unfinished jobs each site has.
@@ -157,7 +164,7 @@ func Place(workers []Listed, n Need) (string, error) {
 			draining++
 			continue
 		}
-		if !slices.Contains(w.Repositories, n.Repository) {
+		if n.Repository != "" && !slices.Contains(w.Repositories, n.Repository) {
 			continue
 		}
 		s := sites[w.Site]

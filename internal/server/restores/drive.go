@@ -88,7 +88,7 @@ func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
 	site := ""
 	if r.Sites != nil {
 		var err error
-		if site, err = r.Sites.place(ctx, o.Repository, o.Plan.Target.Name, o.Options.Site); err != nil {
+		if site, err = r.Sites.place(ctx, o.Repository, o.Plan.Target.Name, o.Options.Site, true); err != nil {
 			return "", err
 		}
 	}
@@ -104,6 +104,22 @@ func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
 		return "", err
 	}
 	return j.ID, nil
+}
+
+// Retry goes on with a failed job that was kept.
+func (r Restores) Retry(ctx context.Context, id string) error {
+	if err := r.Sites.again(ctx, r.Service, id, true); err != nil {
+		return err
+	}
+	return r.Service.Retry(ctx, id)
+}
+
+// Undo removes what a job made.
+func (r Restores) Undo(ctx context.Context, id string) error {
+	if err := r.Sites.again(ctx, r.Service, id, false); err != nil {
+		return err
+	}
+	return r.Service.Undo(ctx, id)
 }
 
 // SetLimits changes the limits of all jobs.

@@ -23,21 +23,22 @@ type Sites struct {
 	Targets *api.Targets
 }
 
-// place chooses the site of a job that reads a repository, by its folder, and
-// writes to a target; wanted is the site that was asked for, if any.
-func (s *Sites) place(ctx context.Context, folder, target, wanted string) (string, error) {
+// place chooses the site of a job that reads a repository, by its folder, unless
+// it need not (reads), and writes to a target; wanted is the site that was asked
+// for, if any.
+func (s *Sites) place(ctx context.Context, folder, target, wanted string, reads bool) (string, error) {
 	need := fleet.Need{Region: s.Targets.Region(ctx, target), Site: wanted, Load: map[string]int{}}
 	repositories, err := s.Scanner.Table.All(ctx, "")
 	if err != nil {
 		return "", err
 	}
 	for _, d := range repositories {
-		if d.Value.Path == filepath.Clean(folder) {
+		if reads && d.Value.Path == filepath.Clean(folder) {
 			need.Repository = d.ID
 			break
 		}
 	}
-	if need.Repository == "" {
+	if reads && need.Repository == "" {
 		return "", fmt.Errorf("%s is no longer a repository of this server", folder)
 	}
 	for page := (store.Page{Limit: 1000}); ; {
@@ -105,21 +106,48 @@ func (s *Sites) HandOver(ctx context.Context, svc *restore.Service, log *slog.Lo
 
 func (s *Sites) hand(ctx context.Context, svc *restore.Service, id string) error {
 	j, err := s.Store.Job(ctx, id)
+	if err == nil && j.Site == "" {
+		err = s.give(ctx, svc, j, j.Direction == store.Forward)
+	}
 	if err != nil {
 		return err
 	}
-	if j.Site == "" {
-		spec, err := svc.Spec(ctx, id)
-		if err != nil {
-			return err
-		}
-		site, err := s.place(ctx, spec.Source.Repository, spec.Plan.Target.Name, "")
-		if err != nil {
-			return err
-		}
-		if _, err := s.Store.SetSite(ctx, id, site); err != nil {
-			return err
+	return svc.Resume(ctx, id)
+}
+
+// give gives a job to the site that suits it.
+func (s *Sites) give(ctx context.Context, svc *restore.Service, j *store.Job, reads bool) error {
+	spec, err := svc.Spec(ctx, j.ID)
+	if err != nil {
+		return err
+	}
+	site, err := s.place(ctx, spec.Source.Repository, spec.Plan.Target.Name, "", reads)
+	if err != nil {
+		return err
+	}
+	_, err = s.Store.SetSite(ctx, j.ID, site)
+	return err
+}
+
+// again sees to it that a job at rest that is to go on, or back, belongs to a site
+// that has workers: it may never have had one, or have outlived it. A nil s has
+// nothing to see to.
+func (s *Sites) again(ctx context.Context, svc *restore.Service, id string, reads bool) error {
+	if s == nil {
+		return nil
+	}
+	j, err := s.Store.Job(ctx, id)
+	if err != nil || !j.Status.AtRest() {
+		return err
+	}
+	workers, err := s.Fleet.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, w := range workers {
+		if w.Site == j.Site && w.State() == fleet.Alive {
+			return nil
 		}
 	}
-	return svc.Resume(ctx, id)
+	return s.give(ctx, svc, j, reads)
 }

@@ -80,13 +80,13 @@ an older one: see docs/scale.md.`,
 	return c
 }
 
-var siteName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var siteName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
 // work is a worker's life.
 func (a *app) work(ctx context.Context, s *workerFlags) error {
 	switch {
 	case !siteName.MatchString(s.site):
-		return usageError{errors.New("--site NAME is wanted: letters, digits, dots and dashes, at most 64")}
+		return usageError{errors.New("--site NAME is wanted: letters, digits and dashes, at most 64")}
 	case s.jobs < 1 || s.jobs > 1000:
 		return usageError{errors.New("--jobs is 1 to 1000")}
 	case s.liveness < 2*time.Second || s.liveness > time.Hour:
@@ -102,7 +102,7 @@ func (a *app) work(ctx context.Context, s *workerFlags) error {
 	}
 	defer w.leave()
 	if err := w.start(ctx); err != nil {
-		return err
+		return errors.Join(withHint(err, "see %s", "docs/scale.md"), w.stop(true))
 	}
 	log.Info("working", "worker", w.id, "site", s.site, "jobs", s.jobs, "version", version, "data", w.dir, "database", w.db.String())
 	drained := w.attend(ctx)
@@ -217,7 +217,7 @@ func (m *member) start(ctx context.Context) error {
 		return err
 	}
 	m.sweep(ctx)
-	return m.engine.Work()
+	return m.engine.Work(ctx)
 }
 
 // sweepEvery is the time between two looks for what lost jobs have left here.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,9 @@ const workerEnv = "ASCEND_TEST_WORKER"
 func init() {
 	if os.Getenv(workerEnv) == "" {
 		return
+	}
+	if n, err := strconv.Atoi(os.Getenv(workerEnv)); err == nil {
+		engine.SetBuild(n)
 	}
 	if err := work(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -173,6 +177,78 @@ func TestWorkersAreLost(t *testing.T) {
 				t.Errorf("there are %s", got)
 			}
 		})
+	}
+}
+
+// TestUpgrade starts a worker of a newer version beside an older one in the middle
+// of a job: the older one carries its step to the end, the newer one decides what
+// comes next from then on, and goes on when the older one is lost. An older one that
+// starts again later takes nothing back.
+func TestUpgrade(t *testing.T) {
+	cluster := begin(t, "", os.Getenv("ASCEND_TEMPORAL"))
+	address, namespace, _ := strings.Cut(cluster.line(t), " ")
+	dsn := storetest.DSN(t, store.Postgres)
+	s, err := store.Open(t.Context(), dsn, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	control, err := engine.NewTemporal(t.Context(), s, nil, engine.TemporalOptions{Address: address, Namespace: namespace, ClientOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close(context.Background())
+	dir := t.TempDir()
+	b := &enginetest.Bench{Store: s, World: enginetest.NewWorld(dir)}
+	worker := func(name string, version int) *process {
+		p := begin(t, fmt.Sprintf("%s=%d", workerEnv, version), os.Args[0], name, address, namespace, dsn, dir)
+		p.line(t)
+		return p
+	}
+	decider := func(job string) string {
+		t.Helper()
+		w, err := control.Decider(t.Context(), job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	old := worker("old", 1)
+	first := b.Submit(t, "a b% c", false)
+	if err := control.Start(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	enginetest.Until(t, "b has begun", func() bool { return b.World.Begun("b") })
+	if w := decider(first); w != "old" {
+		t.Errorf("%s decided at first", w)
+	}
+	worker("new", 2)
+	again := worker("old again", 1)
+	b.World.Go()
+	if j := b.Rest(t, control, first); j.Status != store.Completed {
+		t.Fatalf("%s: %s", j.Status, j.ErrorMessage)
+	}
+	steps, err := s.Steps(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := decider(first); w != "new" || steps[1].Worker != "old" || steps[1].Attempt != 1 || steps[2].Worker != "old" {
+		t.Errorf("decided by %s, steps by %s and %s", w, steps[1].Worker, steps[2].Worker)
+	}
+	b.Sound(t, first)
+	for _, p := range []*process{old, again} {
+		if err := p.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Wait()
+	}
+	b.World = enginetest.NewWorld(dir)
+	second := b.Submit(t, "d e", false)
+	if err := control.Start(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	if j := b.Rest(t, control, second); j.Status != store.Completed || decider(second) != "new" {
+		t.Errorf("%s: %s, decided by %s", j.Status, j.ErrorMessage, decider(second))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
@@ -133,3 +134,21 @@ func (f *TestFlow) Wait(ctx context.Context, job string) error {
 
 func (f *TestFlow) Recover(context.Context) error { return nil }
 func (f *TestFlow) Close(context.Context) error   { return nil }
+
+// SetBuild makes workers of this process ones of another version of the driver.
+func SetBuild(driver int) { build = driver }
+
+// Decider is the worker that decided last what comes next in a job.
+func (t *Temporal) Decider(ctx context.Context, job string) (worker string, err error) {
+	h := t.client.GetWorkflowHistory(ctx, "ascend/"+job, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for h.HasNext() {
+		e, err := h.Next()
+		if err != nil {
+			return "", err
+		}
+		if a := e.GetWorkflowTaskCompletedEventAttributes(); a != nil {
+			worker = a.Identity
+		}
+	}
+	return worker, nil
+}

@@ -59,6 +59,7 @@ type Temporal struct {
 	drain             sync.Once
 	drained           chan struct{} // closed when nothing is taken on or held any more
 	working           bool
+	deployment        string
 }
 
 var _ Engine = (*Temporal)(nil)
@@ -89,7 +90,14 @@ func NewTemporal(ctx context.Context, s *store.Store, handlers Handlers, o Tempo
 		return t, nil
 	}
 	t.holder = &holder{queue: queue(o.Site) + "/worker/" + store.NewID(), closing: make(chan struct{}), said: t.client.SignalWorkflow}
-	t.rows = worker.New(t.client, queue(o.Site), worker.Options{WorkerStopTimeout: time.Minute, DeadlockDetectionTimeout: standstill})
+	t.deployment = deploymentName(o.Site)
+	t.rows = worker.New(t.client, queue(o.Site), worker.Options{
+		WorkerStopTimeout: time.Minute, DeadlockDetectionTimeout: standstill,
+		DeploymentOptions: worker.DeploymentOptions{
+			UseVersioning: true, Version: worker.WorkerDeploymentVersion{DeploymentName: t.deployment, BuildID: buildID(build)},
+			DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
+		},
+	})
 	t.registerRows(t.rows)
 	t.jobs = worker.New(t.client, jobsQueue(o.Site), worker.Options{
 		DisableWorkflowWorker: true, MaxConcurrentActivityExecutionSize: o.Jobs, WorkerStopTimeout: stepLife,
@@ -104,18 +112,27 @@ func NewTemporal(ctx context.Context, s *store.Store, handlers Handlers, o Tempo
 	if o.Held {
 		return t, nil
 	}
-	return t, t.Work()
+	if err := t.Work(ctx); err != nil {
+		return nil, errors.Join(err, t.Close(ctx))
+	}
+	return t, nil
 }
 
 // Work begins to take jobs on and to carry out steps, of an engine that was made
 // with TemporalOptions.Held.
-func (t *Temporal) Work() error {
-	for _, w := range []worker.Worker{t.steps, t.rows, t.jobs} {
+func (t *Temporal) Work(ctx context.Context) error {
+	for _, w := range []worker.Worker{t.steps, t.rows} {
 		if err := w.Start(); err != nil {
 			return fmt.Errorf("cannot work for Temporal: %w", err)
 		}
 	}
 	t.working = true
+	if err := t.claim(ctx); err != nil {
+		return fmt.Errorf("cannot work for Temporal: %w", err)
+	}
+	if err := t.jobs.Start(); err != nil {
+		return fmt.Errorf("cannot work for Temporal: %w", err)
+	}
 	return nil
 }
 
@@ -329,9 +346,6 @@ type taken struct {
 	Cancelled bool
 	Saga      saga
 }
-
-// Driver is the version of the driver: see driverVersion.
-const Driver = driverVersion
 
 // driverVersion is raised whenever the saga decides otherwise than before; the
 // workflow then keeps the earlier behaviour for workflows that began with it.

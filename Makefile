@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: web web-test web-images test-distributed bin/temporal azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: web web-test web-images test-distributed check-deploy bin/temporal azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ test-distributed: deps bin/temporal ## many machines: workers lost, cut off, dra
 	CGO_ENABLED=1 $(GO) build -race -o bin/ascend-race ./cmd/ascend
 	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal $(GO) test -tags distributed -run TestWorkersAreLost -count 1 ./internal/engine
 	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal ASCEND_BIN=$(CURDIR)/bin/ascend-race $(GO) test -tags distributed -timeout 20m -count 1 ./test/distributed
+
+check-deploy: ## check deploy/ by systemd, the schemas of compose and Kubernetes, and helm
+	./build/check-deploy
 
 # A module of its own: a Temporal server is no part of the product.
 bin/temporal:

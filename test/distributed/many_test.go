@@ -172,9 +172,10 @@ func TestDrain(t *testing.T) {
 		t.Setenv("ASCEND_TOKEN", token)
 		return h.command(h.dsn, "", append(args, "--server", "http://"+h.addr)...)
 	}
-	if list := cli("workers", "ls"); !strings.Contains(list, north.id) || !strings.Contains(list, south.id) || !strings.Contains(list, "1/4") {
-		t.Errorf("%s", list)
-	}
+	until(t, "both are listed, and the one with its job", func() bool {
+		list := cli("workers", "ls")
+		return strings.Contains(list, north.id) && strings.Contains(list, south.id) && strings.Contains(list, "1/4")
+	})
 	cli("workers", "drain", north.id)
 	until(t, "the worker is draining", func() bool {
 		for _, w := range h.workers() {

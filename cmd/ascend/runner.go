@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -49,6 +50,8 @@ func (r *runner) start(ctx context.Context, temporal *temporalFlags, t *api.Targ
 			return nil, err
 		}
 		r.sites = &restores.Sites{Fleet: fleet.New(st), Store: r.d.db, Scanner: s, Targets: t}
+	} else if err := r.alone(ctx); err != nil {
+		return nil, err
 	}
 	r.svc, err = restore.New(restore.Config{
 		Store: restore.Tables(r.d.db), Resolver: restores.Resolver{Targets: t, Scanner: s}, Dir: r.d.dir, Key: key, Software: software(), Log: r.log, Engine: make, Shared: r.sites != nil,
@@ -57,6 +60,20 @@ func (r *runner) start(ctx context.Context, temporal *temporalFlags, t *api.Targ
 		return nil, err
 	}
 	return restores.New(r.d.db, restores.Restores{Service: r.svc, Sites: r.sites}), nil
+}
+
+// alone sees to it that no workers carry out what this process is about to.
+func (r *runner) alone(ctx context.Context) error {
+	workers, err := fleet.New(storage.New(r.d.db)).List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, w := range workers {
+		if w.Alive {
+			return withHint(fmt.Errorf("worker %s of site %s is at work for this database, or was half a minute ago", w.ID, w.Site), "serve with --engine temporal, or stop the workers first")
+		}
+	}
+	return nil
 }
 
 // recover goes on with what the last stop left unfinished.

@@ -140,6 +140,7 @@ func (r Restores) Live(id string, steps []jobs.Step) {
 	for i := range steps {
 		s, ok := by[steps[i].Name]
 		if !ok || s.Rate <= 0 {
+			r.Sites.live(id, &steps[i])
 			continue
 		}
 		steps[i].Done, steps[i].Total, steps[i].Rate = s.Done, s.Total, int64(s.Rate)

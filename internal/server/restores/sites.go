@@ -21,6 +21,23 @@ type Sites struct {
 	Store   *store.Store
 	Scanner *api.Scanner
 	Targets *api.Targets
+
+	rates rates
+}
+
+// live fills in how fast a step goes on that is at work on a worker. A nil s knows
+// of none.
+func (s *Sites) live(job string, step *jobs.Step) {
+	if s == nil || step.Status != string(store.Running) || step.Total == 0 {
+		return
+	}
+	now := time.Now()
+	rate := s.rates.of(job+"/"+step.Name, step.Done, now)
+	if rate < 1 {
+		return
+	}
+	eta := now.UTC().Add(time.Duration(float64(step.Total-step.Done) / rate * float64(time.Second))).Truncate(time.Second)
+	step.Rate, step.ETA = int64(rate), &eta
 }
 
 // place chooses the site of a job that reads a repository, by its folder, unless

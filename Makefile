@@ -49,6 +49,7 @@ demo: demo-deps build ## make a sample backup of real files, restore it, show wh
 
 test: deps guests-ci lint ## everything that must hold: vet, lint, all tests with the race detector
 	$(GO) vet ./...
+	$(GO) vet -tags distributed ./internal/engine ./test/distributed
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 	$(MAKE) --no-print-directory web-test
 

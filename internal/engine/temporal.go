@@ -80,7 +80,7 @@ func NewTemporal(ctx context.Context, s *store.Store, handlers Handlers, o Tempo
 	t.lease = t.liveness
 	var err error
 	t.client, err = client.DialContext(ctx, client.Options{
-		HostPort: o.Address, Namespace: o.Namespace, Identity: t.runner.worker, Logger: sdkLog{t.log},
+		HostPort: o.Address, Namespace: o.Namespace, Identity: t.worker, Logger: sdkLog{t.log},
 		ConnectionOptions: client.ConnectionOptions{TLS: o.TLS},
 	})
 	if err != nil {

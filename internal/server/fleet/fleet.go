@@ -188,10 +188,10 @@ func Place(workers []Listed, n Need) (string, error) {
 	if n.Site != "" {
 		where = " of site " + n.Site
 	}
-	switch {
-	case alive == 0:
+	switch alive {
+	case 0:
 		return "", fmt.Errorf("%w: no worker%s is alive", ErrNoSite, where)
-	case alive == draining:
+	case draining:
 		return "", fmt.Errorf("%w: every worker%s is draining", ErrNoSite, where)
 	}
 	return "", fmt.Errorf("%w: no worker%s can read the repository %s", ErrNoSite, where, n.Repository)

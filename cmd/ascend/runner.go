@@ -35,7 +35,7 @@ func (r *runner) start(ctx context.Context, temporal *temporalFlags, t *api.Targ
 	if err != nil {
 		return nil, err
 	}
-	make := func(h engine.Handlers) (engine.Engine, error) {
+	drive := func(h engine.Handlers) (engine.Engine, error) {
 		return engine.NewLocal(r.d.db, h, engine.LocalOptions{Jobs: 1 << 10, Log: r.log}), nil // the service bounds them
 	}
 	if temporal != nil {
@@ -44,7 +44,7 @@ func (r *runner) start(ctx context.Context, temporal *temporalFlags, t *api.Targ
 			return nil, err
 		}
 		o.ClientOnly = true
-		make = func(h engine.Handlers) (engine.Engine, error) { return newTemporal(ctx, r.d.db, h, o) }
+		drive = func(h engine.Handlers) (engine.Engine, error) { return newTemporal(ctx, r.d.db, h, o) }
 		st := storage.New(r.d.db)
 		if key, err = fleet.Key(ctx, st, r.d.vault, key); err != nil {
 			return nil, err
@@ -54,7 +54,7 @@ func (r *runner) start(ctx context.Context, temporal *temporalFlags, t *api.Targ
 		return nil, err
 	}
 	r.svc, err = restore.New(restore.Config{
-		Store: restore.Tables(r.d.db), Resolver: restores.Resolver{Targets: t, Scanner: s}, Dir: r.d.dir, Key: key, Software: software(), Log: r.log, Engine: make, Shared: r.sites != nil,
+		Store: restore.Tables(r.d.db), Resolver: restores.Resolver{Targets: t, Scanner: s}, Dir: r.d.dir, Key: key, Software: software(), Log: r.log, Engine: drive, Shared: r.sites != nil,
 	})
 	if err != nil {
 		return nil, err

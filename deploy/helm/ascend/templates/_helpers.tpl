@@ -13,7 +13,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - {name: ASCEND_ENGINE, value: temporal}
 - {name: ASCEND_TEMPORAL_ADDRESS, value: {{ .Values.temporal.address | quote }}}
 - {name: ASCEND_TEMPORAL_NAMESPACE, value: {{ .Values.temporal.namespace | quote }}}
-- {name: ASCEND_KEY_SOURCE, value: "file:/run/ascend/key"}
+# A file of a volume with fsGroup can be read by its group, which a key may not.
+- {name: ASCEND_KEY_SOURCE, value: "env:ASCEND_KEY"}
+- name: ASCEND_KEY
+  valueFrom: {secretKeyRef: {name: {{ .Values.secret | quote }}, key: key}}
 {{- end }}
 
 {{- define "ascend.security" -}}
@@ -33,7 +36,7 @@ capabilities: {drop: [ALL]}
 
 {{- define "ascend.volumes" -}}
 - name: shared
-  secret: {secretName: {{ .Values.secret | quote }}, defaultMode: 0440}
+  secret: {secretName: {{ .Values.secret | quote }}, defaultMode: 0440, items: [{key: database, path: database}]}
 - {name: tmp, emptyDir: {}}
 {{- range .Values.repositories }}
 - name: {{ printf "repo-%s" .name }}

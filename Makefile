@@ -8,7 +8,7 @@ FUZZTIME  ?= 30s
 # What tests and the demo compare with; see build/deps.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo-migrate soak web web-test web-bench web-images azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
+.PHONY: demo-migrate soak web web-test web-bench web-images test-distributed check-deploy bin/temporal azure-sdk guests guests-ci guests-report fuzz-api bench-api help build demo test lint bench bench-smoke fuzz deps demo-deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -59,6 +59,7 @@ demo-migrate: deps build ## migrate a real Debian machine from VMware to CloudSt
 
 test: deps guests-ci lint ## everything that must hold: vet, lint, all tests with the race detector
 	$(GO) vet ./...
+	$(GO) vet -tags distributed ./internal/engine ./test/distributed
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 	$(MAKE) --no-print-directory web-test
 	$(MAKE) --no-print-directory fuzz-api FUZZSECONDS=20
@@ -67,6 +68,18 @@ soak: deps ## the long runs: databases, disks and targets away for a minute, man
 	ASCEND_FAULT_SECONDS=60 $(GO) test -timeout 1h -count 1 ./cmd/ascend -run TestServe -v
 	$(GO) test -timeout 1h -count 5 ./internal/restore -run 'TestKilled|TestClockJumps'
 	$(GO) test -timeout 1h -count 5 ./internal/engine
+
+test-distributed: deps bin/temporal ## many machines: workers lost, cut off, drained, moved; a real Temporal server (root)
+	CGO_ENABLED=1 $(GO) build -race -o bin/ascend-race ./cmd/ascend
+	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal $(GO) test -tags distributed -run TestWorkersAreLost -count 1 ./internal/engine
+	ASCEND_TEMPORAL=$(CURDIR)/bin/temporal ASCEND_BIN=$(CURDIR)/bin/ascend-race $(GO) test -tags distributed -timeout 20m -count 1 ./test/distributed
+
+check-deploy: ## check deploy/ by systemd, the schemas of compose and Kubernetes, and helm
+	./build/check-deploy
+
+# A module of its own: a Temporal server is no part of the product.
+bin/temporal:
+	cd test/temporal && $(GO) build -trimpath -o $(CURDIR)/bin/temporal .
 
 lint: $(TOOLS)/golangci-lint-$(LINT_VER)
 	$< run ./...

@@ -88,7 +88,7 @@ Start here:
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(a.backupsCommand(), a.applianceCommand(), a.bootProofCommand(), a.inspectCommand(), a.convertCommand(), a.planCommand(), a.applyCommand(), a.restoreCommand(),
 		a.filesCommand(), a.jobsCommand(), a.runbookCommand(), a.undoCommand(), a.targetCommand(), a.verifyCommand(), a.rulesCommand(), a.matrixCommand(), a.pricesCommand(), a.versionCommand(), exitCodesTopic(),
-		a.serveCommand(), a.serverCommand(), a.loginCommand(), a.watchCommand())
+		a.serveCommand(), a.workerCommand(), a.workersCommand(), a.serverCommand(), a.storeCommand(), a.loginCommand(), a.watchCommand())
 	a.rem.register(root)
 	a.remotely(root)
 	a.remoteCommands(root)

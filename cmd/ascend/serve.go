@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,7 +22,9 @@ import (
 
 	"ascend/internal/secret"
 	"ascend/internal/server"
+	"ascend/internal/server/api"
 	"ascend/internal/server/auth"
+	apijobs "ascend/internal/server/jobs"
 	"ascend/internal/server/storage"
 	"ascend/internal/store"
 	"ascend/internal/target/all"
@@ -126,6 +129,8 @@ func (a *app) openData(ctx context.Context, s *serverFlags, exclusive bool, log 
 
 type serveFlags struct {
 	serverFlags
+	temporal                             temporalFlags
+	engine                               string
 	listen, cert, keyFile, level, format string
 	hosts                                []string
 	selfSigned, insecure, openMetrics    bool
@@ -142,15 +147,23 @@ printed for clients; plain HTTP only when --insecure-http is said.
 
 The first start prints a token that makes the first account and nothing after
 that. SIGTERM and Ctrl-C stop it: running steps checkpoint and go on at the next
-start. docs/server.md tells the rest.`,
+start. docs/server.md tells the rest.
+
+With --engine temporal this process carries no job out: it hands them to the
+workers ("ascend worker") that share its database, which must then be PostgreSQL
+or MariaDB, by a Temporal cluster of yours. docs/scale.md tells how to get there.`,
 		Example: `  ascend serve
+  ascend serve --engine temporal --temporal temporal.example.org:7233 --database-file /etc/ascend/database
   ascend serve --listen :8443 --tls-self-signed
   ascend serve --listen :8443 --tls-cert /etc/ascend/tls.crt --tls-key /etc/ascend/tls.key`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.serve(c.Context(), &s) },
 	}
 	s.register(c)
+	s.temporal.register(c)
 	f := c.Flags()
+	f.StringVar(&s.engine, "engine", cmp.Or(os.Getenv("ASCEND_ENGINE"), "local"), "who carries jobs out: local, this process, or temporal, workers (default $ASCEND_ENGINE, or local)")
+	complete(c, "engine", "local", "temporal")
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`ADDRESS:PORT` to answer on")
 	f.StringVar(&s.cert, "tls-cert", "", "`file` of the certificate, PEM; read again when it changes")
 	f.StringVar(&s.keyFile, "tls-key", "", "`file` of the certificate's key, PEM")
@@ -222,6 +235,9 @@ func (s *serveFlags) tls(dir string, out io.Writer) (*tls.Config, error) {
 }
 
 func (a *app) serve(ctx context.Context, s *serveFlags) error {
+	if s.engine != "local" && s.engine != "temporal" {
+		return usageError{fmt.Errorf("--engine is local or temporal, not %q", s.engine)}
+	}
 	log, err := newLog(os.Stderr, s.level, s.format)
 	if err != nil {
 		return err
@@ -235,17 +251,20 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	if err != nil {
 		return err
 	}
-	var run *runner
+	run := &runner{d: d, log: log}
+	defer run.stop(log)
+	var temporal *temporalFlags
+	if s.engine == "temporal" {
+		temporal = &s.temporal
+	}
 	o := server.Options{
 		Store: storage.New(d.db), Vault: d.vault, Registry: all.Registry(), Log: log, Version: version, TLS: conf, Web: webui.Files(), InsecureHTTP: s.insecure, OpenMetrics: s.openMetrics,
 	}
-	run = a.newRunner(d, log)
-	o.Jobs = run.start
+	o.Jobs = func(t *api.Targets, sc *api.Scanner) (apijobs.Service, error) { return run.start(ctx, temporal, t, sc) }
 	srv, err := server.New(o)
 	if err != nil {
 		return err
 	}
-	defer run.stop(log)
 	l, err := srv.Listen(ctx, s.listen)
 	if err != nil {
 		if errors.Is(err, server.ErrPlain) {
@@ -264,7 +283,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	if conf != nil {
 		scheme = "https"
 	}
-	log.Info("answering", "url", scheme+"://"+l.Addr().String(), "version", version, "data", d.dir, "database", d.db.String())
+	log.Info("answering", "url", scheme+"://"+l.Addr().String(), "version", version, "engine", s.engine, "data", d.dir, "database", d.db.String())
 	if err := run.recover(ctx); err != nil {
 		return err
 	}

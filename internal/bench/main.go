@@ -37,7 +37,7 @@ func main() {
 	})
 	var out string
 	flag.StringVar(&out, "json", "", "`file` that the figures are written to, as JSON")
-	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed,fleet,serve", "parts to run")
+	flag.StringVar(&only, "only", "convert,digest,read,send,sparse,compressed,fleet,serve,engine", "parts to run")
 	mode := flag.String("mode", "", "internal: sink, send, read")
 	flag.Parse()
 	err := func() error {
@@ -94,12 +94,14 @@ func (b *bench) run(ctx context.Context, parts []string) error {
 	defer os.RemoveAll(out)
 	b.out = out
 	machine(ctx)
-	c, err := b.corpus(ctx)
-	if err != nil {
-		return err
+	var c *corpus
+	if !slices.Equal(parts, []string{"engine"}) { // which sends nothing
+		if c, err = b.corpus(ctx); err != nil {
+			return err
+		}
 	}
 	steps := map[string]func(context.Context, *corpus) error{
-		"convert": b.convert, "digest": b.digest, "compressed": b.compressed, "read": b.read, "send": b.send, "sparse": b.sparse, "fleet": b.fleet, "serve": b.serve,
+		"convert": b.convert, "digest": b.digest, "compressed": b.compressed, "read": b.read, "send": b.send, "sparse": b.sparse, "fleet": b.fleet, "serve": b.serve, "engine": b.engine,
 	}
 	for _, p := range parts {
 		f, ok := steps[p]

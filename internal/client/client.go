@@ -120,6 +120,8 @@ var (
 	UndoJob         = Call{"POST", "/jobs/{id}/undo"}
 	StreamJob       = Call{"GET", "/jobs/{id}/stream"}
 	StreamJobs      = Call{"GET", "/events"}
+	ListWorkers     = Call{"GET", "/workers"}
+	DrainWorker     = Call{"POST", "/workers/{id}/drain"}
 	MakeToken       = Call{"POST", "/tokens"}
 	ListRuns        = Call{"GET", "/runbook-runs"}
 	NewRun          = Call{"POST", "/runbook-runs"}
@@ -133,7 +135,7 @@ var (
 
 // Calls lists them, for the test.
 func Calls() []Call {
-	return []Call{Version, Me, Platforms, ListBackups, GetBackup, ListRepos, AddRepo, ScanRepo, ListTargets, AddTarget, DeleteTarget, ValidateTarget, TargetInventory,
+	return []Call{ListWorkers, DrainWorker, Version, Me, Platforms, ListBackups, GetBackup, ListRepos, AddRepo, ScanRepo, ListTargets, AddTarget, DeleteTarget, ValidateTarget, TargetInventory,
 		MakePlan, ImportPlan, ListJobs, SubmitJob, GetJob, JobLog, JobReceipt, RetryJob, CancelJob, UndoJob, StreamJob, StreamJobs, MakeToken,
 		ListRuns, NewRun, GetRun, ApplyRun, RetryRun, CancelRun, RunReport, StreamRun}
 }

@@ -17,6 +17,7 @@ import (
 var (
 	errClosing = errors.New("the program shuts down")
 	errSibling = errors.New("another step of the stage failed")
+	errAlone   = errors.New("the database was out of reach for so long that another worker may have taken the step over")
 )
 
 // watchEvery is how often a running attempt looks whether it is fenced or
@@ -30,6 +31,9 @@ type runner struct {
 	worker   string
 	log      *slog.Logger
 	trace    func(point string)
+	// lease is for how long an attempt may go on without a look at its row, where
+	// another worker may take it over meanwhile; 0: for ever.
+	lease time.Duration
 }
 
 // call names one attempt of one step.
@@ -50,6 +54,7 @@ func epoch(drive, nth int64, repetition int32) int64 {
 type answer struct {
 	result
 	After  time.Duration // before the next attempt, with verdict again
+	alone  bool          // stopped by errAlone
 	stepID string
 	fence  int64
 }
@@ -123,8 +128,8 @@ func (r *runner) attempt(ctx context.Context, c call) (answer, error) {
 		}
 	case !c.Undo && (errors.Is(err, ErrCancelled) || errors.Is(cause, ErrCancelled)):
 		out.Verdict = cancelled
-	case errors.Is(cause, errClosing), errors.Is(cause, errSibling):
-		out.Verdict = stopped
+	case errors.Is(cause, errClosing), errors.Is(cause, errSibling), errors.Is(cause, errAlone):
+		out.Verdict, out.alone = stopped, errors.Is(cause, errAlone)
 	case ctx.Err() != nil: // an engine's own reason
 		out.Verdict = stopped
 	case errors.As(err, &later):
@@ -295,10 +300,17 @@ func (h *host) Note(ctx context.Context, level, text string) error {
 	return h.r.store.AppendEvent(context.WithoutCancel(ctx), &store.Event{Job: h.c.Job, Step: h.c.Step, Level: level, Message: text})
 }
 
-// watch ends the attempt when it was fenced, or cancelled from elsewhere.
+// watch ends the attempt when it was fenced, or cancelled from elsewhere, or when
+// that cannot be told for longer than the lease.
 func (h *host) watch(stop <-chan struct{}) {
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
+	seen := func() {}
+	if h.r.lease > 0 {
+		alone := time.AfterFunc(h.r.lease, func() { h.cancel(errAlone) })
+		defer alone.Stop()
+		seen = func() { alone.Reset(h.r.lease) }
+	}
 	for {
 		select {
 		case <-stop:
@@ -308,6 +320,9 @@ func (h *host) watch(stop <-chan struct{}) {
 		case <-t.C:
 		}
 		isCancelled, err := h.r.store.WatchAttempt(h.ctx, h.c.Job, h.b.Step.ID, h.b.Step.Fence)
+		if err == nil {
+			seen()
+		}
 		switch {
 		case errors.Is(err, ErrFenced):
 			h.cancel(ErrFenced)

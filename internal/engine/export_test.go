@@ -6,9 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 
 	"ascend/internal/store"
 )
@@ -30,7 +32,7 @@ type testFlow struct {
 }
 
 func NewTestFlow(t testing.TB, s *store.Store, h Handlers) *TestFlow {
-	return &TestFlow{flow: flow{runner: newRunner(s, h, "test", nil, nil), liveness: 10 * time.Second}, t: t, envs: map[string]*testFlow{}}
+	return &TestFlow{flow: flow{runner: newRunner(s, h, "test", nil, nil), liveness: time.Minute}, t: t, envs: map[string]*testFlow{}}
 }
 
 func (f *TestFlow) signal(ctx context.Context, job, name string) error {
@@ -64,7 +66,11 @@ func (f *TestFlow) signal(ctx context.Context, job, name string) error {
 		once.Do(func() { close(run.started) })
 	})
 	run.env.SetTestTimeout(time.Minute)
-	f.register(run.env)
+	// A machine that stands still for a second, as a busy one does, is no deadlock:
+	// by default the environment fails the workflow for it.
+	run.env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
+	f.registerRows(run.env)
+	f.registerSteps(run.env)
 	f.envs[job] = run
 	go func() {
 		defer close(run.done)
@@ -128,3 +134,21 @@ func (f *TestFlow) Wait(ctx context.Context, job string) error {
 
 func (f *TestFlow) Recover(context.Context) error { return nil }
 func (f *TestFlow) Close(context.Context) error   { return nil }
+
+// SetBuild makes workers of this process ones of another version of the driver.
+func SetBuild(driver int) { build = driver }
+
+// Decider is the worker that decided last what comes next in a job.
+func (t *Temporal) Decider(ctx context.Context, job string) (worker string, err error) {
+	h := t.client.GetWorkflowHistory(ctx, "ascend/"+job, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for h.HasNext() {
+		e, err := h.Next()
+		if err != nil {
+			return "", err
+		}
+		if a := e.GetWorkflowTaskCompletedEventAttributes(); a != nil {
+			worker = a.Identity
+		}
+	}
+	return worker, nil
+}

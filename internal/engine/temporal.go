@@ -2,14 +2,15 @@ package engine
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	tlog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -24,8 +25,16 @@ type TemporalOptions struct {
 	// Site is the place whose jobs this process carries out (store.Job.Site):
 	// each has a task queue of its own. Empty: jobs of no site.
 	Site string
-	// Steps bounds how many steps this process runs at once; 0: 8.
-	Steps int
+	// Jobs bounds how many jobs this process carries out at once; others of the
+	// site wait, or go to another worker. 0: 4.
+	Jobs int
+	// Held: nothing is taken on before Work is called.
+	Held bool
+	// ClientOnly hands jobs over and carries nothing out: no byte of a disk
+	// passes through this process.
+	ClientOnly bool
+	// TLS to the cluster; nil: none.
+	TLS *tls.Config
 	// Liveness is after how long without a sign of life a worker counts as
 	// lost, and another takes its steps over; 0: 15 s.
 	Liveness time.Duration
@@ -37,10 +46,20 @@ type TemporalOptions struct {
 // Temporal is the engine of many processes: they share a database and a
 // Temporal cluster, which decides who carries out what. History holds names of
 // jobs and steps, never their inputs or results.
+//
+// A job is held by one worker of its site at a time, which runs all of its
+// steps: they share a session on the target. When that worker is lost, another
+// one holds the job and goes on.
 type Temporal struct {
 	flow
 	client client.Client
-	worker worker.Worker
+	// rows decides what comes next and stores it; jobs takes jobs on; steps runs
+	// those of the jobs held here. nil of a client only.
+	rows, jobs, steps worker.Worker
+	drain             sync.Once
+	drained           chan struct{} // closed when nothing is taken on or held any more
+	working           bool
+	deployment        string
 }
 
 var _ Engine = (*Temporal)(nil)
@@ -51,31 +70,86 @@ func NewTemporal(ctx context.Context, s *store.Store, handlers Handlers, o Tempo
 	if s.Kind() == store.SQLite {
 		return nil, fmt.Errorf("cannot use Temporal with %s: several machines cannot share it; use PostgreSQL or MariaDB", s)
 	}
-	if o.Steps <= 0 {
-		o.Steps = 8
+	if o.Jobs <= 0 {
+		o.Jobs = 4
 	}
-	t := &Temporal{flow: flow{runner: newRunner(s, handlers, o.Worker, o.Log, o.Trace), liveness: o.Liveness}}
+	t := &Temporal{flow: flow{runner: newRunner(s, handlers, o.Worker, o.Log, o.Trace), liveness: o.Liveness}, drained: make(chan struct{})}
 	if t.liveness == 0 {
 		t.liveness = 15 * time.Second
 	}
+	t.lease = t.liveness
 	var err error
-	t.client, err = client.DialContext(ctx, client.Options{HostPort: o.Address, Namespace: o.Namespace, Identity: t.runner.worker, Logger: tlog.NewStructuredLogger(t.log)})
+	t.client, err = client.DialContext(ctx, client.Options{
+		HostPort: o.Address, Namespace: o.Namespace, Identity: t.worker, Logger: sdkLog{t.log},
+		ConnectionOptions: client.ConnectionOptions{TLS: o.TLS},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach Temporal at %s: %w", o.Address, err)
 	}
-	t.worker = worker.New(t.client, queue(o.Site), worker.Options{
-		MaxConcurrentActivityExecutionSize: o.Steps + 2, // those that store a command are short
-		WorkerStopTimeout:                  time.Minute,
-		MaxHeartbeatThrottleInterval:       t.liveness / 4,
-		DefaultHeartbeatThrottleInterval:   t.liveness / 4,
+	if o.ClientOnly {
+		return t, nil
+	}
+	t.holder = &holder{queue: queue(o.Site) + "/worker/" + store.NewID(), closing: make(chan struct{}), said: t.client.SignalWorkflow}
+	t.deployment = deploymentName(o.Site)
+	t.rows = worker.New(t.client, queue(o.Site), worker.Options{
+		WorkerStopTimeout: time.Minute, DeadlockDetectionTimeout: standstill,
+		DeploymentOptions: worker.DeploymentOptions{
+			UseVersioning: true, Version: worker.WorkerDeploymentVersion{DeploymentName: t.deployment, BuildID: buildID(build)},
+			DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
+		},
 	})
-	t.register(t.worker)
-	if err := t.worker.Start(); err != nil {
-		t.client.Close()
-		return nil, fmt.Errorf("cannot work for Temporal at %s: %w", o.Address, err)
+	t.registerRows(t.rows)
+	t.jobs = worker.New(t.client, jobsQueue(o.Site), worker.Options{
+		DisableWorkflowWorker: true, MaxConcurrentActivityExecutionSize: o.Jobs, WorkerStopTimeout: stepLife,
+		MaxHeartbeatThrottleInterval: holdBeat, DefaultHeartbeatThrottleInterval: holdBeat,
+	})
+	t.registerHold(t.jobs)
+	t.steps = worker.New(t.client, t.holder.queue, worker.Options{
+		DisableWorkflowWorker: true, WorkerStopTimeout: time.Minute,
+		MaxHeartbeatThrottleInterval: t.liveness / 4, DefaultHeartbeatThrottleInterval: t.liveness / 4,
+	})
+	t.registerSteps(t.steps)
+	if o.Held {
+		return t, nil
+	}
+	if err := t.Work(ctx); err != nil {
+		return nil, errors.Join(err, t.Close(ctx))
 	}
 	return t, nil
 }
+
+// Work begins to take jobs on and to carry out steps, of an engine that was made
+// with TemporalOptions.Held.
+func (t *Temporal) Work(ctx context.Context) error {
+	for _, w := range []worker.Worker{t.steps, t.rows} {
+		if err := w.Start(); err != nil {
+			return fmt.Errorf("cannot work for Temporal: %w", err)
+		}
+	}
+	t.working = true
+	if err := t.claim(ctx); err != nil {
+		return fmt.Errorf("cannot work for Temporal: %w", err)
+	}
+	if err := t.jobs.Start(); err != nil {
+		return fmt.Errorf("cannot work for Temporal: %w", err)
+	}
+	return nil
+}
+
+// sdkLog takes down what the SDK says for those who look for its troubles: that an
+// attempt failed, a worker was lost or the cluster does not answer is normal life,
+// and is told elsewhere in this program's words.
+type sdkLog struct{ log *slog.Logger }
+
+func (l sdkLog) Debug(msg string, kv ...any) { l.log.Debug("temporal: "+msg, kv...) }
+func (l sdkLog) Info(msg string, kv ...any)  { l.log.Debug("temporal: "+msg, kv...) }
+func (l sdkLog) Warn(msg string, kv ...any)  { l.log.Debug("temporal: "+msg, kv...) }
+func (l sdkLog) Error(msg string, kv ...any) { l.log.Info("temporal: "+msg, kv...) }
+
+// standstill is how long the driver may seem to hang before the SDK takes it for
+// deadlocked: on a busy machine a process stands still for more than the SDK's
+// own second, and the driver itself waits for nothing.
+const standstill = 8 * time.Second
 
 func queue(site string) string {
 	if site == "" {
@@ -101,8 +175,12 @@ func (t *Temporal) signal(ctx context.Context, job, name string) error {
 	if err != nil {
 		return err
 	}
-	in := flowInput{Job: job, Site: j.Site, Steps: sagaOf(j, steps).Steps}
-	_, err = t.client.SignalWithStartWorkflow(ctx, "ascend/"+job, name, nil, client.StartWorkflowOptions{TaskQueue: queue(j.Site)}, flowName, in)
+	in := flowInput{Job: job, Site: j.Site, Hold: true, Steps: sagaOf(j, steps).Steps}
+	_, err = t.client.SignalWithStartWorkflow(ctx, "ascend/"+job, name, nil, client.StartWorkflowOptions{
+		TaskQueue: queue(j.Site),
+		// What it cannot cope with does not leave the job behind: it looks at the tables again.
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 10 * time.Second, BackoffCoefficient: 2, MaximumInterval: 5 * time.Minute},
+	}, flowName, in)
 	if err != nil {
 		return fmt.Errorf("cannot hand job %s to Temporal: %w", job, err)
 	}
@@ -168,13 +246,47 @@ func waitRest(ctx context.Context, s *store.Store, job string) error {
 	}
 }
 
+// Drain takes no more jobs on and returns when those held here have come to
+// rest, or ctx ends. The process goes on deciding what comes next meanwhile.
+func (t *Temporal) Drain(ctx context.Context) error {
+	if !t.working {
+		return nil
+	}
+	t.drain.Do(func() {
+		go func() {
+			t.jobs.Stop() // returns when no job is held any more
+			close(t.drained)
+		}()
+	})
+	select {
+	case <-t.drained:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Held is how many jobs this process holds.
+func (t *Temporal) Held() int {
+	if t.holder == nil {
+		return 0
+	}
+	return int(t.holder.held.Load())
+}
+
 // Close implements Engine. Other workers go on with what ran here.
 func (t *Temporal) Close(ctx context.Context) error {
 	rest := make(chan struct{})
 	go func() {
-		t.worker.Stop()
-		t.client.Close()
-		close(rest)
+		defer close(rest)
+		defer t.client.Close()
+		if !t.working {
+			return
+		}
+		t.holder.close()
+		_ = t.Drain(context.Background())
+		t.steps.Stop()
+		t.rows.Stop()
 	}()
 	select {
 	case <-rest:
@@ -188,7 +300,11 @@ func (t *Temporal) Close(ctx context.Context) error {
 type flow struct {
 	runner
 	liveness time.Duration
+	holder   *holder // nil where jobs are not held
 }
+
+// stepLife bounds one attempt: a restore may take long; life is told by heartbeats.
+const stepLife = 60 * 24 * time.Hour
 
 // Names under which Temporal knows the workflow and its activities. Running
 // workflows refer to them: they never change.
@@ -197,6 +313,7 @@ const (
 	takeName    = "ascend.take"
 	commandName = "ascend.command"
 	stepName    = "ascend.step"
+	holdName    = "ascend.hold"
 )
 
 // registry is what both a worker and the test environment are.
@@ -205,16 +322,20 @@ type registry interface {
 	RegisterActivityWithOptions(a any, o activity.RegisterOptions)
 }
 
-func (f *flow) register(r registry) {
+func (f *flow) registerRows(r registry) {
 	r.RegisterWorkflowWithOptions(f.workflow, workflow.RegisterOptions{Name: flowName})
 	r.RegisterActivityWithOptions(f.takeActivity, activity.RegisterOptions{Name: takeName})
 	r.RegisterActivityWithOptions(f.commandActivity, activity.RegisterOptions{Name: commandName})
+}
+
+func (f *flow) registerSteps(r registry) {
 	r.RegisterActivityWithOptions(f.stepActivity, activity.RegisterOptions{Name: stepName})
 }
 
 // flowInput is the workflow's input: the step list that was stored with the job.
 type flowInput struct {
 	Job, Site string
+	Hold      bool // by one worker, which runs its steps
 	Steps     []sagaStep
 }
 
@@ -236,7 +357,7 @@ func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
 	// a cancellation of the workflow: undo would not run.
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	p := &flowPort{job: in.Job, f: f, ctx: ctx}
-	looks, cancels := workflow.GetSignalChannel(ctx, signalLook), workflow.GetSignalChannel(ctx, signalCancel)
+	looks, cancels, helds := workflow.GetSignalChannel(ctx, signalLook), workflow.GetSignalChannel(ctx, signalCancel), workflow.GetSignalChannel(ctx, signalHeld)
 	news := false
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		sel := workflow.NewSelector(ctx)
@@ -252,14 +373,25 @@ func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
 				p.cancel()
 			}
 		})
+		sel.AddReceive(helds, func(c workflow.ReceiveChannel, _ bool) {
+			var queue string
+			c.Receive(ctx, &queue)
+			p.move(queue)
+		})
 		for {
 			sel.Select(ctx)
 		}
 	})
-	for {
+	// Who drives, in the order of turns: see store.TakeDrive.
+	var me string
+	if err := workflow.SideEffect(ctx, func(workflow.Context) any { return store.NewID() }).Get(&me); err != nil {
+		return err
+	}
+	held := false
+	for turn := 1; ; turn++ {
 		news = false
 		var t taken
-		if err := workflow.ExecuteActivity(shortActivity(ctx), takeName, in.Job).Get(ctx, &t); err != nil {
+		if err := workflow.ExecuteActivity(f.shortActivity(ctx), takeName, in.Job, fmt.Sprintf("%s#%d", me, turn)).Get(ctx, &t); err != nil {
 			return err
 		}
 		if t.AtRest {
@@ -268,10 +400,22 @@ func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
 			}
 			return nil
 		}
-		var doCtx workflow.Context
-		doCtx, p.cancel = workflow.WithCancel(ctx)
-		p.doCtx, p.drive, p.cancelled = doCtx, t.Drive, t.Cancelled
-		if t.Cancelled {
+		p.cancelled = p.cancelled || t.Cancelled
+		if in.Hold {
+			if !held {
+				held = true
+				workflow.ExecuteActivity(f.holdOptions(ctx, in.Site), holdName, in.Job)
+			}
+			// A job that is cancelled before it began need not wait for its turn.
+			err := workflow.Await(ctx, func() bool { return p.queue != "" || p.cancelled && !t.Saga.begun() })
+			if err != nil {
+				return err
+			}
+		}
+		p.stay, p.leave = workflow.WithCancel(ctx)
+		p.doCtx, p.cancel = workflow.WithCancel(p.stay)
+		p.drive, p.moved = t.Drive, false
+		if p.cancelled {
 			p.cancel()
 		}
 		v := t.Saga.drive(p)
@@ -284,24 +428,31 @@ func (f *flow) workflow(ctx workflow.Context, in flowInput) error {
 	}
 }
 
-// shortActivity is for those that only store: tried until the database answers.
-func shortActivity(ctx workflow.Context) workflow.Context {
+// shortActivity is for those that only store: tried until the database answers. A
+// worker that stands still may have been given one: it is lost after the liveness,
+// and comes too late when it wakes up.
+func (f *flow) shortActivity(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: 5 * time.Minute,
+		StartToCloseTimeout: f.liveness,
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second},
 	})
 }
 
 // flowPort carries a saga's commands out by activities.
 type flowPort struct {
-	f          *flow
-	job        string
-	drive      int64
-	ctx, doCtx workflow.Context
-	cancel     workflow.CancelFunc
-	cancelled  bool
-	started    int64 // activities started in all
-	err        error
+	f         *flow
+	job       string
+	drive     int64
+	ctx       workflow.Context
+	stay      workflow.Context // of steps; ends when another worker holds the job
+	doCtx     workflow.Context // likewise, and when it is cancelled
+	leave     workflow.CancelFunc
+	cancel    workflow.CancelFunc
+	queue     string // of the worker that holds the job
+	moved     bool
+	cancelled bool
+	started   int64 // activities started in all
+	err       error
 }
 
 func (p *flowPort) Do(c command) []result {
@@ -309,10 +460,10 @@ func (p *flowPort) Do(c command) []result {
 	case opRun:
 		return p.run(c.Steps)
 	case opUndo:
-		return []result{p.get(p.start(p.ctx, c.Steps[0], true), p.ctx, c.Steps[0])}
+		return []result{p.get(p.start(p.stay, c.Steps[0], true), p.ctx, c.Steps[0])}
 	}
 	var r result
-	if err := workflow.ExecuteActivity(shortActivity(p.ctx), commandName, p.job, p.drive, c).Get(p.ctx, &r); err != nil {
+	if err := workflow.ExecuteActivity(p.f.shortActivity(p.ctx), commandName, p.job, p.drive, c).Get(p.ctx, &r); err != nil {
 		p.err = err
 		r.Verdict = stopped
 	}
@@ -322,7 +473,8 @@ func (p *flowPort) Do(c command) []result {
 func (p *flowPort) start(ctx workflow.Context, step string, undo bool) workflow.Future {
 	p.started++
 	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: 60 * 24 * time.Hour, // a restore may take long; life is told by heartbeats
+		TaskQueue:           p.queue,
+		StartToCloseTimeout: stepLife,
 		HeartbeatTimeout:    p.f.liveness,
 		WaitForCancellation: true,
 		// Attempts are counted in the table, across crashes and workers.
@@ -333,15 +485,16 @@ func (p *flowPort) start(ctx workflow.Context, step string, undo bool) workflow.
 func (p *flowPort) get(f workflow.Future, ctx workflow.Context, step string) result {
 	r := result{Step: step}
 	err := f.Get(ctx, &r)
+	if err == nil {
+		return r
+	}
+	// A step that was told to end answers so, or its worker was lost meanwhile.
+	r = result{Step: step, Verdict: stopped, Begun: true}
 	switch {
-	case err == nil:
-	case temporal.IsCanceledError(err) && p.cancelled:
-		r = result{Step: step, Verdict: cancelled, Begun: true}
-	case temporal.IsCanceledError(err):
-		r = result{Step: step, Verdict: stopped, Begun: true}
-	default:
+	case !temporal.IsCanceledError(err) && !temporal.IsTimeoutError(err):
 		p.err = err
-		r = result{Step: step, Verdict: stopped, Begun: true}
+	case p.cancelled && !p.moved:
+		r.Verdict = cancelled
 	}
 	return r
 }
@@ -367,7 +520,7 @@ func (p *flowPort) run(names []string) []result {
 	return rs
 }
 
-func (f *flow) takeActivity(ctx context.Context, job string) (t taken, err error) {
+func (f *flow) takeActivity(ctx context.Context, job, driver string) (t taken, err error) {
 	j, err := f.store.Job(ctx, job)
 	if errors.Is(err, store.ErrNotFound) {
 		return taken{AtRest: true}, nil
@@ -375,7 +528,7 @@ func (f *flow) takeActivity(ctx context.Context, job string) (t taken, err error
 	if err != nil || j.Status.AtRest() {
 		return taken{AtRest: err == nil}, err
 	}
-	if j, err = f.store.TakeDrive(ctx, job, store.NewID()); err != nil {
+	if j, err = f.store.TakeDrive(ctx, job, driver); err != nil {
 		return t, err
 	}
 	steps, err := f.store.Steps(ctx, job)
@@ -395,37 +548,44 @@ func (f *flow) stepActivity(ctx context.Context, c call) (result, error) {
 	defer cancel(nil)
 	stop := make(chan struct{})
 	defer close(stop)
-	go func() {
-		beat := time.NewTicker(f.liveness / 4)
-		defer beat.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-actx.Done():
-				return
-			case <-activity.GetWorkerStopChannel(ctx):
-				cancel(errClosing)
-			case <-ctx.Done():
-				// The flag tells a cancelled job from a stage that failed.
-				if j, err := f.store.Job(actx, c.Job); err == nil && j.CancelRequested && !c.Undo {
-					cancel(ErrCancelled)
-				} else {
-					cancel(errSibling)
-				}
-			case <-beat.C:
-				activity.RecordHeartbeat(ctx)
-			}
-		}
-	}()
+	go f.attend(ctx, actx, c, cancel, stop)
 	a, err := f.attempt(actx, c)
 	switch {
 	case err != nil:
 		return a.result, err
 	case a.Verdict == again:
-		return a.result, temporal.NewApplicationErrorWithOptions(a.Error, "again", temporal.ApplicationErrorOptions{NextRetryDelay: a.After})
+		return a.result, later(a.Error, a.After)
 	case a.Verdict == stopped && errors.Is(context.Cause(actx), errClosing):
-		return a.result, temporal.NewApplicationErrorWithOptions("the worker shuts down", "closing", temporal.ApplicationErrorOptions{NextRetryDelay: 10 * time.Millisecond})
+		return a.result, later("the worker shuts down", 10*time.Millisecond)
+	case a.Verdict == stopped && a.alone:
+		return a.result, later(errAlone.Error(), time.Second)
 	}
 	return a.result, nil
+}
+
+// attend gives signs of life while an attempt runs, until stop: also while it
+// comes to its end after it was told to. It tells the attempt why it is to end.
+func (f *flow) attend(ctx, actx context.Context, c call, end context.CancelCauseFunc, stop <-chan struct{}) {
+	beat := time.NewTicker(f.liveness / 4)
+	defer beat.Stop()
+	closing, ended := activity.GetWorkerStopChannel(ctx), ctx.Done()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-closing:
+			closing = nil
+			end(errClosing)
+		case <-ended:
+			ended = nil
+			// The flag tells a cancelled job from a stage that failed.
+			if j, err := f.store.Job(actx, c.Job); err == nil && j.CancelRequested && !c.Undo {
+				end(ErrCancelled)
+			} else {
+				end(errSibling)
+			}
+		case <-beat.C:
+			activity.RecordHeartbeat(ctx)
+		}
+	}
 }

@@ -620,14 +620,33 @@ func TestAnotherMachineGoesOn(t *testing.T) {
 		}
 		return true
 	})
+	until(t, "the progress is in the tables", func() bool {
+		now, err := f.tab.Job(t.Context(), j.ID)
+		return err == nil && now.Percent > 0
+	})
 	if err := f.s.Close(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	left := func() int {
+		names, err := filepath.Glob(filepath.Join(f.dir, "one", "jobs", j.ID, "disk-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	// Nothing is swept of a job that is not at rest.
+	if err := f.s.Sweep(t.Context()); err != nil || left() == 0 {
+		t.Errorf("%d files, %v", left(), err)
 	}
 	f.start(shared("two"))
 	if err := f.s.Resume(t.Context(), j.ID); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(j.ID, Completed)
+	f.start(shared("one"))
+	if err := f.s.Sweep(t.Context()); err != nil || left() != 0 {
+		t.Errorf("%d files are left where the job was lost: %v", left(), err)
+	}
 	for i, d := range f.receipt(j.ID).Disks {
 		f.compare(i, format, d.Object)
 		if d.Sent >= d.Allocated {

@@ -77,6 +77,7 @@ type Service struct {
 	mu     sync.Mutex
 	closed bool
 	drives map[string]*drive
+	here   map[string]*presence
 	specs  map[string]*Spec
 	own    map[string]*ownLimits
 	wg     sync.WaitGroup
@@ -96,6 +97,37 @@ type drive struct {
 	err  error // why the process stopped carrying it out, not the job's
 }
 
+// presence is a job of a shared store some of whose steps are at work here.
+type presence struct {
+	steps int
+	stop  func() // of writing the job's progress
+}
+
+// attend notes that a step of a job of a shared store is at work here: while one
+// is, this process writes the job's progress.
+func (s *Service) attend(id string) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.here[id]
+	if p == nil {
+		p = &presence{stop: s.report(id)}
+		s.here[id] = p
+	}
+	p.steps++
+	return func() {
+		s.mu.Lock()
+		if p.steps--; p.steps > 0 {
+			s.mu.Unlock()
+			return
+		}
+		delete(s.here, id)
+		delete(s.specs, id)
+		delete(s.own, id)
+		s.mu.Unlock()
+		p.stop()
+	}
+}
+
 // New makes a Service. It carries nothing out before it is told to.
 func New(c Config) (*Service, error) {
 	if err := os.MkdirAll(filepath.Join(c.Dir, "jobs"), 0o700); err != nil {
@@ -105,7 +137,7 @@ func New(c Config) (*Service, error) {
 		store: c.Store, resolver: c.Resolver, folder: c.Dir, key: c.Key, software: c.Software, shared: c.Shared,
 		log: c.Log, syncEvery: c.SyncEvery, tick: c.Tick,
 		limits: newLimiter(c.Limits), sessions: newSessions(),
-		drives: map[string]*drive{}, specs: map[string]*Spec{}, own: map[string]*ownLimits{},
+		drives: map[string]*drive{}, here: map[string]*presence{}, specs: map[string]*Spec{}, own: map[string]*ownLimits{},
 	}
 	if s.appliance = c.Appliance; s.appliance == nil {
 		s.appliance = func() (*appliance.Image, error) { return appliance.Open("") }
@@ -172,7 +204,8 @@ func (s *Service) Submit(ctx context.Context, r Request) (*Job, error) {
 	}
 	if s.shared { // whoever carries it out decides when it is its turn
 		if err := s.engine.Start(ctx, id); err != nil {
-			return nil, err
+			// The job is stored: Recover begins it, and takes it up again and again.
+			s.log.Warn("the job waits until it can be handed over", "job", id, "error", err)
 		}
 		return s.Job(ctx, id)
 	}
@@ -343,7 +376,7 @@ func (s *Service) spec(ctx context.Context, id string) (*Spec, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.drives[id] != nil || s.shared {
+	if s.drives[id] != nil || s.here[id] != nil {
 		s.specs[id] = &spec
 	}
 	return &spec, nil
@@ -498,6 +531,40 @@ func (s *Service) Recover(ctx context.Context) error {
 		if err != nil && !errors.Is(err, ErrLocked) {
 			return err
 		}
+	}
+	return nil
+}
+
+// Sweep removes what only a resume needs of jobs that have come to rest elsewhere,
+// where several machines share a store: the journals and layers of a worker that
+// lost them. Called at start and now and then.
+func (s *Service) Sweep(ctx context.Context) error {
+	folders, err := os.ReadDir(filepath.Join(s.folder, "jobs"))
+	if err != nil {
+		return fmt.Errorf("cannot look for what jobs have left: %w", err)
+	}
+	for _, f := range folders {
+		j, err := s.store.Job(ctx, f.Name())
+		if err != nil && !errors.Is(err, ErrNoJob) {
+			return err
+		}
+		s.mu.Lock()
+		busy := s.here[f.Name()] != nil
+		s.mu.Unlock()
+		if busy || err == nil && (!j.Status.AtRest() || j.Status == Failed) { // a failed one may be retried here
+			continue
+		}
+		dir := s.jobDir(f.Name())
+		names, err := filepath.Glob(filepath.Join(dir, "disk-*"))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("cannot remove what a job has left: %w", err)
+			}
+		}
+		_ = os.Remove(dir) // stays where it holds something else
 	}
 	return nil
 }

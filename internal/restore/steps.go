@@ -111,6 +111,9 @@ func (h *handler) Undo(ctx context.Context, a *engine.Attempt) error {
 }
 
 func (h *handler) run(ctx context.Context, a *engine.Attempt, f func(*task, context.Context) error) error {
+	if h.s.shared {
+		defer h.s.attend(a.Job)()
+	}
 	t := &task{s: h.s, a: a, in: input{Disk: -1}}
 	if err := json.Unmarshal(a.Step.Input, &t.in); err != nil {
 		return fmt.Errorf("cannot read the step's input: %w: %w", engine.ErrPermanent, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"ascend/internal/server/api"
+	"ascend/internal/server/fleet"
 	"ascend/internal/server/notify"
 	"ascend/internal/server/records"
 	"ascend/internal/vault"
@@ -18,6 +19,9 @@ func Rotate(ctx context.Context, s records.Store, v *vault.Vault) (int, error) {
 		return n, err
 	}
 	if err := api.NewSettings(s, v).Rotate(ctx); err != nil {
+		return n, err
+	}
+	if err := fleet.RotateKey(ctx, s, v); err != nil {
 		return n, err
 	}
 	m, err := notify.NewQueue(s, v, nil, nil).Rotate(ctx)

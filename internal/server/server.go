@@ -19,6 +19,7 @@ import (
 	"ascend/internal/server/api"
 	"ascend/internal/server/auth"
 	"ascend/internal/server/feed"
+	"ascend/internal/server/fleet"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/metrics"
 	"ascend/internal/server/notify"
@@ -82,7 +83,7 @@ func New(o Options) (*Server, error) {
 	s.feed = feed.New(o.Store, s.jobs, o.Log, s.tell, s.metrics.Look)
 	s.api = api.New(api.Config{
 		Store: o.Store, Vault: o.Vault, Keeper: s.keeper, Provider: auth.NewProvider(s.keeper, nil), Jobs: s.jobs, Registry: o.Registry,
-		Targets: s.targets, Scanner: s.scanner, Queue: s.queue, Feed: s.feed, Settings: s.set, Log: o.Log, Version: o.Version, Secure: o.TLS != nil,
+		Targets: s.targets, Scanner: s.scanner, Queue: s.queue, Feed: s.feed, Settings: s.set, Fleet: fleet.New(o.Store), Log: o.Log, Version: o.Version, Secure: o.TLS != nil,
 	})
 	s.handler = s.routes()
 	return s, nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/uptrace/bun"
 )
@@ -12,12 +14,17 @@ import (
 
 // TakeDrive makes driver (an identifier used once) the one who drives the job,
 // and returns the job with its new Drive. Whoever drove it before is fenced
-// from then on: their writes to the job and its steps return ErrFenced.
+// from then on: their writes to the job and its steps return ErrFenced. A driver of
+// the form NAME#N comes after those of the same name with a lower number: one that
+// comes late, after its successor, is refused with ErrFenced.
 func (s *Store) TakeDrive(ctx context.Context, job, driver string) (*Job, error) {
 	var j *Job
 	err := s.tx(ctx, "take the job over", func(t *Store) (err error) {
 		if j, err = t.lockJob(ctx, job); err != nil || j.Driver == driver {
 			return err
+		}
+		if later(j.Driver, driver) {
+			return ErrFenced
 		}
 		j.Drive++
 		j.Driver = driver
@@ -31,13 +38,26 @@ func (s *Store) TakeDrive(ctx context.Context, job, driver string) (*Job, error)
 	return j, nil
 }
 
+// later tells whether driver a comes after b, of the same name.
+func later(a, b string) bool {
+	name, n, ok := strings.Cut(a, "#")
+	other, m, also := strings.Cut(b, "#")
+	x, err := strconv.Atoi(n)
+	y, alsoErr := strconv.Atoi(m)
+	return ok && also && name == other && err == nil && alsoErr == nil && x > y
+}
+
 // SetPhase stores the status of a job that goes forward. It starts the job's
-// clock.
+// clock. One that comes late, when the job has turned or is at rest, is refused
+// with ErrFenced.
 func (s *Store) SetPhase(ctx context.Context, job string, drive int64, st Status) error {
 	return s.tx(ctx, "store the job's phase", func(t *Store) error {
 		j, err := t.lockJob(ctx, job)
 		if err != nil || j.Status == st && j.Drive == drive {
 			return err
+		}
+		if j.Status.AtRest() || j.Direction == Backward {
+			return ErrFenced
 		}
 		err = t.setJob(ctx, job, drive, func(q *bun.UpdateQuery) *bun.UpdateQuery {
 			return q.Set("status = ?", st).Set("started_at = COALESCE(started_at, ?)", now())

@@ -282,6 +282,23 @@ func (s *Store) UnfinishedJobs(ctx context.Context) ([]string, error) {
 	return ids, err
 }
 
+// SetSite gives a job that belongs to no site, or is at rest, to one; another keeps
+// its site. It returns the site that the job then has.
+func (s *Store) SetSite(ctx context.Context, job, site string) (string, error) {
+	err := s.tx(ctx, "give the job to a site", func(t *Store) error {
+		j, err := t.lockJob(ctx, job)
+		if err != nil {
+			return err
+		}
+		if j.Site != "" && !j.Status.AtRest() {
+			site = j.Site
+			return nil
+		}
+		return t.setJob(ctx, job, -1, func(q *bun.UpdateQuery) *bun.UpdateQuery { return q.Set("site = ?", site) })
+	})
+	return site, err
+}
+
 // SetProgress stores a job's progress, in percent, and its expected end (zero:
 // not known). The percentage never falls.
 func (s *Store) SetProgress(ctx context.Context, job string, percent float64, eta time.Time) error {

@@ -338,3 +338,29 @@ func TestMigrationsDownAndUp(t *testing.T) {
 		})
 	}
 }
+
+// TestLateWriters: what a driver that stood still still does when it wakes up
+// changes nothing.
+func TestLateWriters(t *testing.T) {
+	ctx := t.Context()
+	s := storetest.Open(t, store.SQLite, store.Options{})
+	j := newJob(t, s, "", "a")
+	first, err := s.TakeDrive(ctx, j.ID, "me#1")
+	must(t, err)
+	tenth, err := s.TakeDrive(ctx, j.ID, "me#10")
+	must(t, err)
+	_, err = s.TakeDrive(ctx, j.ID, "me#2")
+	is(t, err, store.ErrFenced)
+	again, err := s.TakeDrive(ctx, j.ID, "me#10")
+	must(t, err)
+	if first.Drive != 1 || tenth.Drive != 2 || again.Drive != 2 {
+		t.Errorf("%d %d %d", first.Drive, tenth.Drive, again.Drive)
+	}
+	is(t, s.SetPhase(ctx, j.ID, first.Drive, "uploading"), store.ErrFenced)
+	must(t, s.SetPhase(ctx, j.ID, tenth.Drive, "uploading"))
+	must(t, s.Settle(ctx, j.ID, tenth.Drive, store.Completed, "", false))
+	is(t, s.SetPhase(ctx, j.ID, tenth.Drive, "creating"), store.ErrFenced) // of the same drive, but too late
+	if other, err := s.TakeDrive(ctx, j.ID, "you#1"); err != nil || other.Drive != 3 || other.Status != store.Completed {
+		t.Errorf("%+v %v", other, err)
+	}
+}

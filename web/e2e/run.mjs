@@ -171,6 +171,9 @@ try {
   await button("Save").click();
   await page.getByText("Saved.").waitFor();
   await look("settings");
+  await link("Workers").click();
+  await page.getByText("This server carries jobs out itself").waitFor();
+  await look("workers");
   await link("Restore").click();
   await page.getByRole("button", { name: "big", exact: true }).click();
   await button("Next").click();

@@ -19,6 +19,7 @@ const tree = root.addChildren([
   page("/jobs/$id", lazyRouteComponent(() => import("./pages/job"), "Job")),
   page("/targets", lazyRouteComponent(() => import("./pages/targets"), "Targets")),
   page("/repositories", lazyRouteComponent(() => import("./pages/repositories"), "Repositories")),
+  page("/workers", lazyRouteComponent(() => import("./pages/workers"), "Workers")),
   page("/rules", lazyRouteComponent(() => import("./pages/rules"), "Rules")),
   page("/audit", lazyRouteComponent(() => import("./pages/audit"), "Audit")),
   page("/users", lazyRouteComponent(() => import("./pages/users"), "Users")),

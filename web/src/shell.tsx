@@ -1,5 +1,5 @@
 import { Link, Outlet, useNavigate } from "@tanstack/react-router";
-import { Archive, Database, FileClock, Gauge, KeyRound, LayoutGrid, ListChecks, LogOut, Menu, Layers, RotateCcw, Route, Server, Settings, Users } from "lucide-react";
+import { Archive, Cpu, Database, FileClock, Gauge, KeyRound, LayoutGrid, ListChecks, LogOut, Menu, Layers, RotateCcw, Route, Server, Settings, Users } from "lucide-react";
 import { useEffect, useState } from "react";
 import { may, useMe, useSignOut } from "./session";
 import { t } from "./text";
@@ -14,6 +14,7 @@ const items = [
   { to: "/targets", label: t.nav.targets, icon: Server, role: "viewer" },
   { to: "/mappings", label: t.nav.mappings, icon: Route, role: "viewer" },
   { to: "/repositories", label: t.nav.repositories, icon: Database, role: "viewer" },
+  { to: "/workers", label: t.nav.workers, icon: Cpu, role: "viewer" },
   { to: "/rules", label: t.nav.rules, icon: LayoutGrid, role: "viewer" },
   { to: "/audit", label: t.nav.audit, icon: FileClock, role: "admin" },
   { to: "/users", label: t.nav.users, icon: Users, role: "admin" },

@@ -1,7 +1,7 @@
 // Every English sentence of the pages, in one place.
 export const t = {
   product: "Ascend",
-  nav: { dashboard: "Dashboard", backups: "Backups", restore: "Restore", bulk: "Bulk restore", mappings: "Mappings", jobs: "Jobs", targets: "Targets", rules: "Compatibility", repositories: "Repositories", audit: "Audit log", users: "Users", tokens: "API tokens", settings: "Settings" },
+  nav: { dashboard: "Dashboard", backups: "Backups", restore: "Restore", bulk: "Bulk restore", mappings: "Mappings", jobs: "Jobs", targets: "Targets", rules: "Compatibility", repositories: "Repositories", workers: "Workers", audit: "Audit log", users: "Users", tokens: "API tokens", settings: "Settings" },
   skip: "Skip to the content",
   menu: "Menu",
   theme: { light: "Light", dark: "Dark", system: "As the system", label: "Appearance" },
@@ -74,6 +74,12 @@ export const t = {
   targets: { title: "Targets", empty: "No targets yet", emptyText: "Add the account of a platform that machines are restored to. Passwords are sealed and never shown again.", add: "Add a target", name: "Name", platform: "Platform", health: "Last check", never: "not checked", ok: "all checks passed", bad: "a check failed", validate: "Check now", note: "Note", secretSet: "set; leave empty to keep it", settings: "Settings", checks: "Checks", removeAsk: "Remove this target? Machines restored to it stay.", test: "Check before saving" },
   rules: { title: "Compatibility", matrix: "What can be restored where", matrixText: "Of the machines that the rules are tried on, how many go as they are. Choose a cell to see what stands in the way.", fromTo: "From \\ to", rules: "Rules", text: "What every plan is checked against.", subject: "About", severity: "Severity", advice: "Advice" },
   repositories: { title: "Repositories", add: "Add a repository", name: "Name", path: "Folder on the server", scan: "Read again", scanning: "being read", backups: "Backups", faulty: "broken", empty: "No repositories yet", emptyText: "A repository is a folder of backups. It is read, never written.", removeAsk: "Forget this repository? Nothing in it is touched." },
+  workers: {
+    title: "Workers", worker: "Worker", site: "Site", state: "State", jobs: "Jobs", repositories: "Reaches", seen: "Seen",
+    states: { alive: "Alive", draining: "Draining", lost: "Lost" },
+    action: "Action", drain: "Drain", drainAsk: "Have this worker take no more jobs and end after its last?",
+    empty: "This server carries jobs out itself", emptyText: "Workers on other machines are shown here once they have come: see “From one machine to many” in the documentation.",
+  },
   audit: { title: "Audit log", who: "Who", did: "Did", to: "To", when: "When", outcome: "Outcome", empty: "Nothing was done yet" },
   users: { title: "Users", add: "Add a user", name: "Name", role: "Role", signIn: "Signs in by", seen: "Last seen", email: "E-mail", password: "Password", removeAsk: "Remove this account? Its tokens end at once.", disabled: "disabled" },
   tokens: { title: "API tokens", add: "Make a token", name: "Name", role: "Role", days: "Days it is valid", made: "Copy it now: it is not shown again.", until: "Until", used: "Last used", empty: "No tokens yet", emptyText: "A token lets a program use the API with a role of its own.", revokeAsk: "Revoke this token? Programs that use it stop at once.", revoke: "Revoke" },

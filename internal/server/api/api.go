@@ -20,6 +20,7 @@ import (
 	"ascend/internal/server/auth"
 	"ascend/internal/server/conduct"
 	"ascend/internal/server/feed"
+	"ascend/internal/server/fleet"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/notify"
 	"ascend/internal/server/records"
@@ -43,6 +44,7 @@ type Config struct {
 	Queue    *notify.Queue
 	Feed     *feed.Feed
 	Settings *SettingsStore
+	Fleet    *fleet.Fleet
 	Log      *slog.Logger
 	Version  string
 	Secure   bool // cookies are for TLS only
@@ -103,6 +105,7 @@ func New(c Config) *API {
 	a.runbooks()
 	a.runs()
 	a.jobs()
+	a.workers()
 	a.streams()
 	a.settings()
 	a.channels()

@@ -117,6 +117,7 @@ var known = []struct {
 	{runbook.ErrState, 409, "wrong-state", "look at the run's status"},
 	{runbook.ErrStopped, 409, "plan-stopped", "see the findings of the run and of each machine; each says what to do"},
 	{jobs.ErrOptions, 422, "bad-options", "leave the boot proof out, or choose a target that runs machines"},
+	{jobs.ErrNoWorker, 409, "no-worker", "start a worker that can read the repository (ascend worker --site NAME), or name a site that has one; see " + Prefix + "/workers"},
 	{jobs.ErrNoReceipt, 404, "no-receipt", "a job has a receipt once it is completed"},
 	{auth.ErrCredentials, 401, "wrong-credentials", "an admin can set a new password: ascend server user passwd"},
 	{auth.ErrToken, 401, "bad-token", "make a new token"},

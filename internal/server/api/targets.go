@@ -135,6 +135,20 @@ func (t *Targets) Open(ctx context.Context, id string) (target.Target, records.D
 	return tgt, d, err
 }
 
+// Region is where a target is, as far as its settings say; else empty.
+func (t *Targets) Region(ctx context.Context, id string) string {
+	d, err := t.Table.Get(ctx, id)
+	if err != nil {
+		return "" // a job is as well carried out from afar
+	}
+	for _, key := range []string{"region", "location"} {
+		if r := d.Value.Settings[key]; r != "" {
+			return r
+		}
+	}
+	return ""
+}
+
 func (t *Targets) connect(ctx context.Context, id string, s *StoredTarget, secrets map[string]secret.String) (target.Target, error) {
 	tgt, err := t.registry.Open(ctx, target.Settings{Name: id, Platform: s.Platform, Values: s.Settings, Secrets: secrets})
 	if err != nil {

@@ -29,6 +29,7 @@ type Job struct {
 	Backup     plan.BackupRef `json:"backup"`
 	Target     plan.TargetRef `json:"target"`
 	Name       string         `json:"name" doc:"of the restored machine"`
+	Site       string         `json:"site,omitempty" doc:"whose workers carry it out"`
 	VM         *target.VM     `json:"vm,omitempty" doc:"the restored machine, once it exists"`
 	Percent    float64        `json:"percent" minimum:"0" maximum:"100" doc:"of the allocated bytes"`
 	Done       int64          `json:"done" doc:"bytes"`
@@ -54,6 +55,7 @@ type Step struct {
 	Rate     int64      `json:"rate" doc:"bytes a second, smoothed"`
 	ETA      *time.Time `json:"eta,omitempty"`
 	Error    string     `json:"error,omitempty"`
+	Worker   string     `json:"worker,omitempty" doc:"that ran it last"`
 	Started  *time.Time `json:"started,omitempty"`
 	Finished *time.Time `json:"finished,omitempty"`
 }
@@ -78,6 +80,8 @@ type Options struct {
 	Bandwidth   int64 `json:"bandwidth,omitempty" minimum:"0" doc:"bytes a second of this job; 0: no cap"`
 	// BootProof is as restore.ParseProof reads it.
 	BootProof string `json:"boot_proof,omitempty" enum:",off,advise,require,require:A,require:B,require:C" doc:"boot the machine on the target's virtual hardware, on the server and cut off, before anything is sent"`
+
+	Site string `json:"site,omitempty" maxLength:"64" doc:"whose workers carry it out, where there are workers; empty: the one that suits it best"`
 }
 
 // Order is a plan to be carried out.
@@ -116,6 +120,8 @@ var (
 	ErrOptions = errors.New("these options are not possible")
 	// ErrNoReceipt: the job has not proved anything yet.
 	ErrNoReceipt = errors.New("the job has no receipt")
+	// ErrNoWorker: nobody is there who could carry the job out.
+	ErrNoWorker = errors.New("no worker can carry this restore out")
 )
 
 // Limits of all jobs together.

@@ -75,7 +75,11 @@ func (s *source) Check(ctx context.Context, progress func(done, total int64)) er
 func (s *source) Close() error { return s.repo.Close() }
 
 // Restores is the Driver over package restore.
-type Restores struct{ *restore.Service }
+type Restores struct {
+	*restore.Service
+	// Sites are where workers carry jobs out; nil: this process does.
+	Sites *Sites
+}
 
 var _ Driver = Restores{}
 
@@ -92,7 +96,14 @@ func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
 	if o.Inspection != nil && (o.Adaptation != nil || proof.Wanted()) {
 		g = &restore.Guest{Inspection: o.Inspection, Adaptation: o.Adaptation, Proof: proof}
 	}
+	site := ""
+	if r.Sites != nil {
+		if site, err = r.Sites.place(ctx, o.Repository, o.Plan.Target.Name, o.Options.Site, true); err != nil {
+			return "", err
+		}
+	}
 	j, err := r.Service.Submit(ctx, restore.Request{
+		Site: site,
 		Spec: restore.Spec{
 			Guest: g,
 			Plan:  o.Plan, Source: restore.SourceRef{Repository: o.Repository, Backup: o.Plan.Backup.ID}, Fingerprint: restore.Fingerprint(o.Images),
@@ -104,6 +115,22 @@ func (r Restores) Submit(ctx context.Context, o jobs.Order) (string, error) {
 		return "", err
 	}
 	return j.ID, nil
+}
+
+// Retry goes on with a failed job that was kept.
+func (r Restores) Retry(ctx context.Context, id string) error {
+	if err := r.Sites.again(ctx, r.Service, id, true); err != nil {
+		return err
+	}
+	return r.Service.Retry(ctx, id)
+}
+
+// Undo removes what a job made.
+func (r Restores) Undo(ctx context.Context, id string) error {
+	if err := r.Sites.again(ctx, r.Service, id, false); err != nil {
+		return err
+	}
+	return r.Service.Undo(ctx, id)
 }
 
 // SetLimits changes the limits of all jobs.
@@ -124,6 +151,7 @@ func (r Restores) Live(id string, steps []jobs.Step) {
 	for i := range steps {
 		s, ok := by[steps[i].Name]
 		if !ok || s.Rate <= 0 {
+			r.Sites.live(id, &steps[i])
 			continue
 		}
 		steps[i].Done, steps[i].Total, steps[i].Rate = s.Done, s.Total, int64(s.Rate)

@@ -74,7 +74,7 @@ func when(t time.Time) *time.Time {
 
 func jobOf(j *store.Job) jobs.Job {
 	out := jobs.Job{
-		ID: j.ID, Status: string(j.Status), RolledBack: j.RolledBack, Error: j.ErrorMessage, Name: j.VMName, Percent: min(max(j.ProgressPercent, 0), 100), Keep: j.KeepOnFailure,
+		ID: j.ID, Status: string(j.Status), RolledBack: j.RolledBack, Error: j.ErrorMessage, Name: j.VMName, Percent: min(max(j.ProgressPercent, 0), 100), Keep: j.KeepOnFailure, Site: j.Site,
 		Backup: plan.BackupRef{ID: j.BackupID, VM: j.VMName}, Target: plan.TargetRef{Name: j.TargetName, Platform: j.TargetPlatform},
 		ETA: when(j.EstimatedCompletion), Created: j.CreatedAt.UTC(), Started: when(j.StartedAt), Finished: when(j.CompletedAt),
 	}
@@ -181,7 +181,7 @@ func (s *Service) Steps(ctx context.Context, id string) ([]jobs.Step, error) {
 	for _, r := range rows {
 		out = append(out, jobs.Step{
 			Name: r.Name, Kind: r.Kind, Order: int(r.Order), Stage: r.Stage, Status: string(r.Status), Attempt: r.Attempt, Done: r.Done, Total: max(r.Total, r.Done),
-			Error: r.ErrorMessage, Started: when(r.StartedAt), Finished: when(r.CompletedAt),
+			Error: r.ErrorMessage, Worker: r.Worker, Started: when(r.StartedAt), Finished: when(r.CompletedAt),
 		})
 	}
 	s.driver.Live(id, out)

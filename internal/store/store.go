@@ -238,7 +238,7 @@ func NewID() string {
 // skew is added to the clock, in nanoseconds.
 var skew atomic.Int64
 
-// Skew has the stores of this process take another time for now: for tests of
+// Skew shifts what the stores of this process take for the time: for tests of
 // clocks that jump.
 func Skew(d time.Duration) { skew.Store(int64(d)) }
 

@@ -214,7 +214,7 @@ func editIfcfg(s, _ string, want addresses) string {
 				gateway = strings.Trim(v, `"'`)
 			}
 			continue
-		case "BOOTPROTO", "IPADDR", "NETMASK", "PREFIX", "NETWORK", "BROADCAST", "PREFIXLEN", "IPV6ADDR":
+		case "BOOTPROTO", "IPADDR", "NETMASK", "PREFIX", "NETWORK", "BROADCAST", "PREFIXLEN", "IPV6ADDR", "IPV6ADDR_SECONDARIES", "IPV6_DEFAULTGW":
 			continue
 		case "DNS":
 			if want.dhcp() {

@@ -24,7 +24,7 @@ var (
 // pin binds an interface's name to the adapter's MAC address, or to its driver.
 func pin(w *work, ctx context.Context, r *guest.Root, c guest.Change) error {
 	mac, driver := strings.ToLower(c.Args["mac"]), c.Args["driver"]
-	if !ifName.MatchString(c.Subject) || !ifMAC.MatchString(mac) && !(mac == "" && ifDriver.MatchString(driver)) {
+	if !ifName.MatchString(c.Subject) || !ifMAC.MatchString(mac) && (mac != "" || !ifDriver.MatchString(driver)) {
 		return fmt.Errorf("%q cannot be bound to %q", c.Subject, mac+driver)
 	}
 	if r.Linux.Init == "systemd" {

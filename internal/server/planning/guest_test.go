@@ -70,7 +70,7 @@ func TestGuest(t *testing.T) {
 	if b.Machine == nil {
 		b.Machine = &vm.Machine{Disks: []vm.Disk{{}}}
 	}
-	make := func(w Wish) (*Made, error) {
+	plans := func(w Wish) (*Made, error) {
 		m, err := Make(t.Context(), Source{Dir: repo, Backup: b}, plan.TargetRef{Name: "c", Platform: vm.CloudStack}, cloud{}, w, "seed")
 		if err == nil {
 			t.Cleanup(m.Close)
@@ -78,24 +78,24 @@ func TestGuest(t *testing.T) {
 		return m, err
 	}
 	wanted := Wish{Guest: &plan.GuestWish{Hostname: "after"}}
-	m, err := make(wanted)
+	m, err := plans(wanted)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if m.Inspection == nil || m.Adaptation == nil || len(m.Adaptation.Changes) != 1 || m.Adaptation.Changes[0].Kind != guest.SetHostname || m.Plan.Guest.Hostname != "after" {
 		t.Errorf("%+v %+v", m.Adaptation, m.Plan.Guest)
 	}
-	if m, err := make(Wish{}); err != nil || m.Adaptation != nil || m.Inspection == nil {
+	if m, err := plans(Wish{}); err != nil || m.Adaptation != nil || m.Inspection == nil {
 		t.Errorf("nothing is asked for: %+v, %v", m, err)
 	}
-	if _, err := make(Wish{Guest: wanted.Guest, LeaveGuest: true}); !errors.Is(err, ErrWish) {
+	if _, err := plans(Wish{Guest: wanted.Guest, LeaveGuest: true}); !errors.Is(err, ErrWish) {
 		t.Errorf("to be changed and to be left: %v", err)
 	}
-	if _, err := make(Wish{Guest: &plan.GuestWish{Hostname: "a b"}}); !errors.Is(err, ErrWish) {
+	if _, err := plans(Wish{Guest: &plan.GuestWish{Hostname: "a b"}}); !errors.Is(err, ErrWish) {
 		t.Errorf("no host name: %v", err)
 	}
 	t.Setenv("ASCEND_CACHE_DIR", t.TempDir())
-	if _, err := make(wanted); !errors.Is(err, ErrWish) || !strings.Contains(err.Error(), "the appliance is not built") {
+	if _, err := plans(wanted); !errors.Is(err, ErrWish) || !strings.Contains(err.Error(), "the appliance is not built") {
 		t.Errorf("without the appliance: %v", err)
 	}
 }

@@ -113,7 +113,7 @@ func (p *prepared) make(a *app, req *plan.Request) error {
 	p.plan = made
 	if why != "" {
 		a.note("the guest is not adapted: %s", clean(why))
-		if w := req.GuestWish; w != nil && (w.Hostname != "" || len(w.Addresses) > 0) {
+		if req.GuestWish.Wants() {
 			return withHint(fmt.Errorf("the guest cannot be changed as asked: %s", why), "leave out --hostname and --guest-address, or put right what stands in the way")
 		}
 	}

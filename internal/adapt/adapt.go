@@ -221,7 +221,7 @@ func (w *work) unlock(ctx context.Context) error {
 		if v.Unlocks == "" {
 			continue
 		}
-		err := fmt.Errorf("no key is given")
+		err := errors.New("no key is given")
 		for _, key := range guest.KeyForms(w.keys) {
 			var wrong *proto.Error
 			err = w.Do(ctx, proto.Call{LUKS: &proto.LUKS{Device: device(v.Unlocks), Name: v.ID, Key: key}}, nil)

@@ -29,8 +29,12 @@ func tool(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// raw is a layer as a file.
-func raw(t *testing.T, d disk.Disk) string {
+// raw is a layer, or part of one, as a file.
+func raw(t *testing.T, d interface {
+	io.ReaderAt
+	Size() int64
+},
+) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "raw")
 	f, err := os.Create(name)

@@ -26,7 +26,10 @@ func Plan(req *plan.Request, in *guest.Inspection, c guest.Choices, ready func()
 		req.Guest.Adapts = there == nil
 	}
 	if p, err = plan.Make(*req); err != nil || in == nil || len(in.Roots) == 0 {
-		return p, nil, "", err
+		if p != nil && p.Guest.Wants() {
+			why = "no system was found on the disks, or nobody looked"
+		}
+		return p, nil, why, err
 	}
 	if err := wish(&c, p.Guest); err != nil {
 		return nil, nil, "", err

@@ -208,6 +208,7 @@ func TestCannot(t *testing.T) {
 		{"immutable", immutable, "hostname"}, {"full", rawFull, "space"}, {"damaged", rawBroken, "cannot mount"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			before, err := os.ReadFile(c.raw)
 			if err != nil {
 				t.Fatal(err)

@@ -24,7 +24,7 @@ var (
 // pin binds an interface's name to the adapter's MAC address, or to its driver.
 func pin(w *work, ctx context.Context, r *guest.Root, c guest.Change) error {
 	mac, driver := strings.ToLower(c.Args["mac"]), c.Args["driver"]
-	if !ifName.MatchString(c.Subject) || !ifMAC.MatchString(mac) && !(mac == "" && ifDriver.MatchString(driver)) {
+	if !ifName.MatchString(c.Subject) || !ifMAC.MatchString(mac) && (mac != "" || !ifDriver.MatchString(driver)) {
 		return fmt.Errorf("%q cannot be bound to %q", c.Subject, mac+driver)
 	}
 	if r.Linux.Init == "systemd" {
@@ -214,7 +214,7 @@ func editIfcfg(s, _ string, want addresses) string {
 				gateway = strings.Trim(v, `"'`)
 			}
 			continue
-		case "BOOTPROTO", "IPADDR", "NETMASK", "PREFIX", "NETWORK", "BROADCAST", "PREFIXLEN", "IPV6ADDR":
+		case "BOOTPROTO", "IPADDR", "NETMASK", "PREFIX", "NETWORK", "BROADCAST", "PREFIXLEN", "IPV6ADDR", "IPV6ADDR_SECONDARIES", "IPV6_DEFAULTGW":
 			continue
 		case "DNS":
 			if want.dhcp() {

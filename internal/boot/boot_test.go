@@ -158,6 +158,13 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestHostsFault tells an emulated timer that is late from a guest's own panic.
+func TestHostsFault(t *testing.T) {
+	if !hostsFault("[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug and send a report.") || hostsFault("[ 2.0] Kernel panic - not syncing: VFS: Unable to mount root fs") {
+		t.Error("whose fault it is")
+	}
+}
+
 func TestMarker(t *testing.T) {
 	if parseMarker("noise\nASCEND-MARKER {\"root\":\"/dev/sda3\"") != nil {
 		t.Error("half a report was taken")

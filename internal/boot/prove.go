@@ -135,22 +135,45 @@ func Prove(ctx context.Context, q Request) (*Result, error) {
 		hw.Limit = fmt.Sprintf("the UEFI firmware here has no driver for %s: the boot loader is shown on SATA, and the kernel on %s only by a direct boot", hw.Storage, hw.Storage)
 		hw.Storage, hw.Best = vm.BusSATA, C
 	}
+	for range tries {
+		res, again, err := once(ctx, q, hw, loader)
+		if err != nil {
+			return nil, fmt.Errorf("cannot prove the boot: %w", err)
+		}
+		if !again {
+			return res, nil
+		}
+	}
+	return nil, fmt.Errorf("cannot prove the boot: this machine is too busy to keep a guest's clock going, %d times; try again when it is calmer", tries)
+}
+
+// tries is how often a boot is begun that the machine here, not the guest, made fail.
+const tries = 3
+
+// once is one boot; again tells that nothing is proven by it.
+func once(ctx context.Context, q Request, hw Hardware, loader *Result) (_ *Result, again bool, err error) {
 	dir, err := os.MkdirTemp("", "ascend-boot-")
 	if err != nil {
-		return nil, fmt.Errorf("cannot prove the boot: %w", err)
+		return nil, false, err
 	}
 	defer os.RemoveAll(dir)
 	p := &proof{q: q, hw: hw, dir: dir}
 	defer p.close()
 	if err := p.prepare(ctx); err != nil {
-		return nil, fmt.Errorf("cannot prove the boot: %w", err)
+		return nil, false, err
 	}
 	res, err := p.run(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot prove the boot: %w", err)
+		return nil, false, err
+	}
+	if res.Failure != "" && hostsFault(string(p.console)) {
+		return nil, true, nil
 	}
 	res.Loader = loader
-	return res, p.keep(res)
+	if err := p.keep(res); err != nil {
+		return nil, false, err
+	}
+	return res, false, nil
 }
 
 // proof is one boot under way.

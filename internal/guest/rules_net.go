@@ -120,6 +120,11 @@ func (a *Adaptation) interfaces(r *Root, t Target, o Choices) {
 	}
 }
 
+// has tells whether an interface is configured as is wanted.
+func (i *Interface) has(want Address) bool {
+	return !i.DHCP && slices.Equal(i.Addresses, want.Static) && (want.Gateway == "" || slices.Contains(i.Gateways, want.Gateway))
+}
+
 // address has the guest's own configuration give an interface what is wanted.
 func (a *Adaptation) address(r *Root, i adapter, want Address, why string) {
 	for n, e := range i.entries {
@@ -127,7 +132,7 @@ func (a *Adaptation) address(r *Root, i adapter, want Address, why string) {
 		switch {
 		case want.DHCP && e.static():
 			c.Kind, c.Detail = SetDHCP, e.Addresses
-		case len(want.Static) > 0 && n == 0 && !(slices.Equal(e.Addresses, want.Static) && !e.DHCP && (want.Gateway == "" || slices.Contains(e.Gateways, want.Gateway))):
+		case len(want.Static) > 0 && n == 0 && !e.has(want):
 			c.Kind, c.Detail, c.Args["gateway"] = SetAddress, want.Static, want.Gateway
 		default:
 			continue

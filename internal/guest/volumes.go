@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"ascend/internal/disk"
@@ -149,6 +150,9 @@ func (in *inspector) volume(v Volume, r io.ReaderAt) {
 // is the name of its device under /dev/mapper too.
 func Unlocked(uuid string) string { return "luks-" + uuid }
 
+// plainUUID is one that can name a device.
+var plainUUID = regexp.MustCompile(`^[0-9A-Fa-f-]{8,40}$`)
+
 // KeyForms are the keys that are tried: each as it is, and one that ends a line, as an
 // editor leaves a passphrase, without the end too.
 func KeyForms(keys [][]byte) (out [][]byte) {
@@ -167,11 +171,16 @@ func (in *inspector) unlock(v Volume, r io.ReaderAt) {
 		in.gap("luks", v.ID, "encrypted; a key is needed to look inside")
 		return
 	}
+	id := Unlocked(v.UUID)
+	if !plainUUID.MatchString(v.UUID) || in.find(id) != nil {
+		in.gap("luks", v.ID, "encrypted; its UUID %q is none, or another container's too", v.UUID)
+		return
+	}
 	err := luks.ErrKey
 	for _, key := range KeyForms(in.keys) {
 		var c *luks.Volume
 		if c, err = luks.Open(r, v.Size, key); err == nil {
-			in.volume(Volume{ID: Unlocked(v.UUID), Disk: v.Disk, Size: c.Size(), Unlocks: v.ID}, vfs.NewCache(c, c.Size()))
+			in.volume(Volume{ID: id, Disk: v.Disk, Size: c.Size(), Unlocks: v.ID}, vfs.NewCache(c, c.Size()))
 			return
 		}
 		if !errors.Is(err, luks.ErrKey) {

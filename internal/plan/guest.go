@@ -90,6 +90,9 @@ type GuestWish struct {
 	KeepAgents bool `json:"keep_agents,omitempty"`
 }
 
+// Wants tells whether something is to be changed that a machine comes up without.
+func (w *GuestWish) Wants() bool { return w != nil && (w.Hostname != "" || len(w.Addresses) > 0) }
+
 // Agent is a guest tool and the platform it belongs to; "" for one that has none
 // of its own, such as qemu-ga.
 type Agent struct {

@@ -346,9 +346,11 @@ func (t *task) proof(ctx context.Context) error {
 		q.Until = boot.Root
 	} else if im, err := t.s.appliance(); err == nil {
 		q.Appliance = im // the guest itself tells of its adapters; without, the login has to do
-		if q.Keys, err = ReadKeys(t.spec.Guest.KeyFiles); err != nil {
+		keys, err := ReadKeys(t.spec.Guest.KeyFiles)
+		if err != nil {
 			return &permanent{err}
 		}
+		q.Keys = guest.KeyForms(keys)
 	}
 	if _, err := t.dir(); err != nil {
 		return err

@@ -63,6 +63,7 @@ func report(ctx context.Context, im *appliance.Image, dir string, args []string)
 	fl := flag.NewFlagSet("report", flag.ContinueOnError)
 	only := fl.String("guests", "debian,debian-bios,debian-uefi,debian-uefi-nofallback,debian-devfstab,debian-static,debian-dracut,debian-dirty,debian-xfs,debian-btrfs,debian-lvm,debian-luks", "names")
 	on := fl.String("on", "", "columns, as vmware-bios-pvscsi; all by default")
+	evidence := fl.String("evidence", "", "`folder` for what each boot showed")
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
@@ -74,7 +75,13 @@ func report(ctx context.Context, im *appliance.Image, dir string, args []string)
 			if *on != "" && !slices.Contains(strings.Split(*on, ","), h.String()) || g == "debian-bios" && h.firmware == vm.UEFI || strings.HasPrefix(g, "debian-uefi") && h.firmware == vm.BIOS {
 				continue
 			}
-			r, err := try(ctx, im, dir, g, h)
+			keep := func(when string) string {
+				if *evidence == "" {
+					return ""
+				}
+				return filepath.Join(*evidence, g+"-"+h.String(), when)
+			}
+			r, err := try(ctx, im, dir, g, h, keep)
 			if err != nil {
 				return fmt.Errorf("%s on %s: %w", g, h, err)
 			}
@@ -112,7 +119,7 @@ func came(r *boot.Result) string {
 }
 
 // try predicts, boots, adapts, predicts again and boots again with the marker.
-func try(ctx context.Context, im *appliance.Image, dir, name string, h hardware) (*row, error) {
+func try(ctx context.Context, im *appliance.Image, dir, name string, h hardware, keep func(when string) string) (*row, error) {
 	img, err := openImage(filepath.Join(dir, name+".qcow2"))
 	if err != nil {
 		return nil, err
@@ -148,6 +155,7 @@ func try(ctx context.Context, im *appliance.Image, dir, name string, h hardware)
 		return nil, err
 	}
 	r := &row{guest: name, on: h, predicted: a.Boot.Verdict}
+	q.Evidence = keep("before")
 	first, err := boot.Prove(ctx, q)
 	if err != nil {
 		return nil, err
@@ -174,7 +182,7 @@ func try(ctx context.Context, im *appliance.Image, dir, name string, h hardware)
 	} else if !again.Nothing() || again.Boot.Verdict != guest.Boots {
 		r.wrong = fmt.Sprintf("once adapted: %s, and %d changes more", again.Boot.Verdict, len(again.Changes))
 	}
-	q.Until, q.Appliance, q.Keys = "", im, keys
+	q.Until, q.Appliance, q.Keys, q.Evidence = "", im, keys, keep("after")
 	if r.after, err = boot.Prove(ctx, q); err != nil {
 		return nil, err
 	}

@@ -93,11 +93,11 @@ func header2(r io.ReaderAt, b []byte, size int64) (*head, error) {
 		}
 		h.cipher, h.offset, h.size, h.unit = s.Encryption, offset, size-offset, s.SectorSize
 		if s.Size != "dynamic" {
-			if k, err := strconv.ParseInt(s.Size, 10, 64); err != nil || k < 0 || k > h.size {
+			k, err := strconv.ParseInt(s.Size, 10, 64)
+			if err != nil || k < 0 || k > h.size {
 				return nil, corrupt("segment of %q bytes", s.Size)
-			} else {
-				h.size = k
 			}
+			h.size = k
 		}
 		switch {
 		case s.Type != "crypt" || s.Integrity != nil || s.IVTweak != "" && s.IVTweak != "0":

@@ -3,7 +3,6 @@
 package planning
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,8 +152,8 @@ func Make(ctx context.Context, src Source, to Target, w Wish) (_ *Made, err erro
 	if m.Plan, m.Adaptation, why, err = adapt.Plan(r, in, guest.Choices{}, adapt.Ready); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWish, err)
 	}
-	if g := w.Guest; g != nil && (g.Hostname != "" || len(g.Addresses) > 0) && m.Adaptation == nil && (why != "" || in == nil) {
-		return nil, fmt.Errorf("%w: the guest cannot be changed as asked: %s", ErrWish, cmp.Or(why, "it is not looked at"))
+	if why != "" && w.Guest.Wants() {
+		return nil, fmt.Errorf("%w: the guest cannot be changed as asked: %s", ErrWish, why)
 	}
 	m.Needs = m.Plan.Needs(caps.Fill(r.Caps).Traits, r.Inventory)
 	return m, nil

@@ -3,8 +3,13 @@ package hyperv
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -367,6 +372,116 @@ func TestManyMachines(t *testing.T) {
 	inv, err := p.open(t).Inventory(t.Context())
 	if err != nil || len(inv.Taken) != 3000 || inv.Taken[2999] != "maschine 2999 ü" {
 		t.Errorf("%d machines, %v", len(inv.Taken), err)
+	}
+}
+
+// TestPort: several disks are fetched from one port, one after the other; a port
+// that somebody else has is said.
+func TestPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	p := startPeer(t, wsmansim.Options{}, nil, map[string]string{"pull_listen": addr})
+	tgt := p.open(t)
+	o, files := order(t, p, tgt, "port", 1, 2, 3)
+	all := tgt.Capabilities().Deliveries
+	for i := range o.Disks {
+		o.Disks[i].Delivery = all[len(all)-1]
+	}
+	send := func(s target.Session, i int) error {
+		up, err := s.Upload(t.Context(), i)
+		if err != nil {
+			return err
+		}
+		if err := up.(target.StreamUpload).Append(t.Context(), files[i]); err != nil {
+			return errors.Join(err, up.Abort())
+		}
+		sum := sha256.Sum256(files[i])
+		_, err = up.Complete(t.Context(), target.Sum{Bytes: int64(len(files[i])), SHA256: sum[:]})
+		return err
+	}
+	s, err := tgt.Begin(t.Context(), o, new(targettest.MemRecorder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if err := send(s, 0); err == nil || !strings.Contains(err.Error(), "pull_listen") {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	l.Close()
+	var wg sync.WaitGroup
+	for i := range files {
+		wg.Go(func() {
+			if err := send(s, i); err != nil {
+				t.Errorf("disk %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := s.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range files {
+		if b, err := os.ReadFile(p.Path(p.machine(t, o).Disks[i].File)); err != nil || !bytes.Equal(b, files[i]) {
+			t.Errorf("disk %d holds other bytes (%v)", i, err)
+		}
+	}
+}
+
+// TestPullIsClosed: who has no token, comes a second time or asks for another range
+// is let nowhere.
+func TestPullIsClosed(t *testing.T) {
+	p := startPeer(t, wsmansim.Options{}, nil, map[string]string{"pull_listen": "127.0.0.1:0"})
+	tgt := p.open(t)
+	o, _ := order(t, p, tgt, "closed", 1)
+	all := tgt.Capabilities().Deliveries
+	o.Disks[0].Delivery = all[len(all)-1]
+	ts, err := tgt.Begin(t.Context(), o, new(targettest.MemRecorder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ts.Close(t.Context())
+	s := ts.(*session)
+	u := &pull{s: s, size: 100}
+	u.life, u.stop = context.WithCancelCause(s.life)
+	defer u.stop(errAborted)
+	q, err := u.serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(cs tls.ConnectionState) error {
+		if sum := sha256.Sum256(cs.PeerCertificates[0].Raw); hex.EncodeToString(sum[:]) != q.Pin {
+			return errors.New("another certificate")
+		}
+		return nil
+	}}}}
+	defer c.CloseIdleConnections()
+	get := func(url, token, ranges string) (int, string) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Set("Range", ranges)
+		a, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		return a.StatusCode, a.Header.Get("Content-Range")
+	}
+	for _, bad := range [][3]string{{q.URL, "", "bytes=0-"}, {q.URL, q.Token + "x", "bytes=0-"}, {q.URL, q.Token, "bytes=1-"}, {q.URL + "/../x", q.Token, "bytes=0-"}} {
+		if n, _ := get(bad[0], bad[1], bad[2]); n != http.StatusForbidden {
+			t.Errorf("%q: %d", bad, n)
+		}
+	}
+	if n, part := get(q.URL, q.Token, "bytes=0-"); n != http.StatusPartialContent || part != "bytes 0-99/100" {
+		t.Errorf("%d %q", n, part)
+	}
+	if n, _ := get(q.URL, q.Token, "bytes=0-"); n != http.StatusGone {
+		t.Errorf("the second time: %d", n)
 	}
 }
 

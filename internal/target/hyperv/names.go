@@ -12,8 +12,8 @@ import (
 	"ascend/internal/target"
 )
 
-// maxName is the greatest length of a machine's name in UTF-16 units (ElementName of
-// Msvm_VirtualSystemSettingData is limited to 255 in practice; the manager shows 100).
+// maxName is the greatest length of a machine's name in UTF-16 units that is tried;
+// the reference of Rename-VM names no bound.
 const maxName = 255
 
 // displayName is a machine's name as Hyper-V has it: anything but control characters.
@@ -28,7 +28,7 @@ func displayName(name string) (string, error) {
 		return "", target.Permanent("the machine has no name", "give it one")
 	}
 	if n := len(utf16.Encode([]rune(s))); n > maxName {
-		return "", target.Permanent(fmt.Sprintf("the machine's name has %d characters and Hyper-V takes %d", n, maxName), "restore under a shorter name")
+		return "", target.Permanent(fmt.Sprintf("the machine's name has %d characters, more than %d", n, maxName), "restore under a shorter name")
 	}
 	return s, nil
 }

@@ -30,7 +30,7 @@ func TestProduct(t *testing.T) {
 	const mib = 1 << 20
 	const data, size = 24 * mib, 64*mib + 512*37
 	raw := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{7}).Read(raw[:data])       // documented to never fail
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(raw[:data])      // documented to never fail
 	_, _ = rand.NewChaCha8([32]byte{8}).Read(raw[size-5000:]) // as above
 	src := filepath.Join(dir, "disk.raw")
 	for name, b := range map[string][]byte{secret: []byte(password + "\n"), src: raw} {

@@ -84,8 +84,13 @@ func (s *session) openPull(ctx context.Context, i int) (*pull, error) {
 		close(u.done)
 		return u, nil
 	}
+	release, err := u.port(ctx)
+	if err != nil {
+		return nil, err
+	}
 	q, err := u.serve()
 	if err != nil {
+		release()
 		return nil, err
 	}
 	q.Op, q.File, q.Offset = hostscript.OpPull, name, d.Length
@@ -102,8 +107,30 @@ func (s *session) openPull(ctx context.Context, i int) (*pull, error) {
 		}
 		_ = u.in.CloseWithError(err) // never fails; who appends sees it
 		_ = u.srv.Close()            // nobody else is to come
+		release()
 	}()
 	return u, nil
+}
+
+// ports are the addresses with a port of their own: one disk at a time is served there.
+var ports sync.Map // to chan struct{}, which who serves has filled
+
+// port waits until nobody of this process serves at the address.
+func (u *pull) port(ctx context.Context) (release func(), err error) {
+	addr := u.s.t.cfg.pull
+	if _, port, err := net.SplitHostPort(addr); err != nil || port == "0" {
+		return func() {}, err
+	}
+	c, _ := ports.LoadOrStore(addr, make(chan struct{}, 1))
+	slot := c.(chan struct{})
+	select {
+	case slot <- struct{}{}:
+		return func() { <-slot }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-u.life.Done():
+		return nil, context.Cause(u.life)
+	}
 }
 
 // serve listens, and returns what the host must be told to be let in.
@@ -120,7 +147,7 @@ func (u *pull) serve() (hostscript.Request, error) {
 	}
 	l, err := (&net.ListenConfig{}).Listen(u.life, "tcp", addr)
 	if err != nil {
-		return q, &target.Problem{Msg: fmt.Sprintf("cannot serve disks at %s: %v", addr, err), Hint: "set pull_listen to an address of this machine and a free port; port 0 takes any, one for each disk", Cause: err}
+		return q, &target.Problem{Msg: fmt.Sprintf("cannot serve disks at %s: %v", addr, err), Hint: "set pull_listen to an address of this machine and a free port; port 0 takes any", Cause: err}
 	}
 	q.Token, q.Pin = rand.Text(), pin
 	q.URL = fmt.Sprintf("https://%s/disk", net.JoinHostPort(host, fmt.Sprint(l.Addr().(*net.TCPAddr).Port)))
@@ -145,6 +172,7 @@ func (u *pull) serve() (hostscript.Request, error) {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, u.size-1, u.size))
 			w.Header().Set("Content-Length", fmt.Sprint(u.size-first))
 			w.WriteHeader(http.StatusPartialContent)
+			_ = http.NewResponseController(w).Flush() // the host waits for an answer, not yet for bytes
 			if _, err := io.CopyBuffer(struct{ io.Writer }{w}, u.in, make([]byte, 256<<10)); err != nil {
 				panic(http.ErrAbortHandler) // breaks the connection: the host sees that it is not all
 			}

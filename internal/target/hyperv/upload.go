@@ -50,11 +50,15 @@ func (s *session) openUpload(ctx context.Context, i int) (*upload, error) {
 	s.mu.Unlock()
 	u.life, u.stop = context.WithCancelCause(s.life)
 	err := u.open(ctx)
-	if err != nil && u.landed != nil && ctx.Err() == nil { // a machine that runs holds its files
+	switch {
+	case err == nil:
+		return u, nil
+	case u.landed != nil && ctx.Err() == nil: // a machine that runs holds its files
 		u.closed, u.identity = errComplete, s.resource(kindFile, s.place.files[i]).Data[dataFile]
 		return u, nil
 	}
-	return u, err
+	u.stop(err)
+	return nil, err
 }
 
 // open connects, and makes or opens the file.

@@ -29,15 +29,22 @@ function Get-RequiredMachine($in) {
     return $machine
 }
 
+# The failover cluster that this host is a node of. The cmdlets are also there, and
+# fail, where only the tools are installed.
+function Get-ClusterName {
+    if (-not (Get-Command -Name Get-Cluster -ErrorAction SilentlyContinue)) { return '' }
+    try { return [string](Get-Cluster).Name } catch { return '' }
+}
+
+# The cluster's role of a machine; nothing where it has none.
+function Get-MachineRole([string]$id) {
+    try { return Get-ClusterGroup -VMId $id } catch { return $null }
+}
+
 # What there is: the host, its switches, shares, volumes and machines.
 function Get-Everything {
     $vmHost = Get-VMHost
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
-    $cluster = ''
-    if (Get-Command -Name Get-Cluster -ErrorAction SilentlyContinue) {
-        $known = Get-Cluster -ErrorAction SilentlyContinue
-        if ($null -ne $known) { $cluster = [string]$known.Name }
-    }
     return @{
         name       = [string]$vmHost.Name
         system     = [string]$system.Caption
@@ -46,7 +53,7 @@ function Get-Everything {
         memory     = [long]$vmHost.MemoryCapacity
         free       = [long]$system.FreePhysicalMemory * 1024
         path       = [string]$vmHost.VirtualHardDiskPath
-        cluster    = $cluster
+        cluster    = Get-ClusterName
         switches   = @(Get-VMSwitch | ForEach-Object { @{ name = [string]$_.Name; kind = [string]$_.SwitchType } })
         shares     = @(Get-SmbShare | Where-Object { $_.Path -and [string]$_.ShareType -eq 'FileSystemDirectory' } |
             ForEach-Object { @{ name = [string]$_.Name; path = [string]$_.Path; special = [bool]$_.Special } })
@@ -97,12 +104,13 @@ function New-Machine($in) {
             Rename-VM -VM $machine -NewName $in.name
         } catch {
             $failure = $_
-            Remove-WholeMachine $machine $in.folder
+            # What cannot be removed now is by the next attempt, or by undo.
+            try { Remove-WholeMachine $machine $in.folder } catch { Write-Verbose -Message ([string]$_) }
             throw $failure
         }
     }
     $id = [string]$machine.Id
-    if ($in.cluster -and -not (Get-ClusterGroup -VMId $id -ErrorAction SilentlyContinue)) {
+    if ($in.cluster -and $null -eq (Get-MachineRole $id)) {
         [void](Add-ClusterVirtualMachineRole -VMId $id)
     }
     return @{ id = $id; name = [string](Get-MachineById $id).Name }
@@ -198,8 +206,9 @@ function Remove-WholeMachine($machine, $folder) {
     # Checkpoints' disks lie beside the disks; Remove-VM leaves those that are attached.
     $made = @(Get-VMHardDiskDrive -VM $machine | ForEach-Object { [string]$_.Path } | Where-Object {
         $_ -like '*.avhd*' -and [IO.Path]::GetFullPath($_).StartsWith($folder + '\', [StringComparison]::OrdinalIgnoreCase) })
-    if (Get-Command -Name Get-ClusterGroup -ErrorAction SilentlyContinue) {
-        Get-ClusterGroup -VMId $id -ErrorAction SilentlyContinue | Remove-ClusterGroup -RemoveResources -Force
+    if ((Get-ClusterName) -ne '') {
+        $role = Get-MachineRole $id
+        if ($null -ne $role) { $role | Remove-ClusterGroup -RemoveResources -Force }
     }
     if ([string]$machine.State -eq 'Saved') {
         Remove-VMSavedState -VM $machine
@@ -246,13 +255,13 @@ public static class AscendPull {
                 return BitConverter.ToString(hash.ComputeHash(certificate.GetRawCertData())).Replace("-", "").ToLowerInvariant() == pin;
         };
         using (var response = (HttpWebResponse)request.GetResponse())
-        using (var from = response.GetResponseStream())
-        using (var to = new FileStream(file, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read)) {
+        using (var source = response.GetResponseStream())
+        using (var sink = new FileStream(file, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read)) {
             if (response.StatusCode != HttpStatusCode.PartialContent) throw new IOException("the answer is " + response.StatusCode + " and not PartialContent");
-            to.Seek(offset, SeekOrigin.Begin);
-            from.CopyTo(to, 1 << 20);
-            to.Flush(true);
-            return to.Length;
+            sink.Seek(offset, SeekOrigin.Begin);
+            source.CopyTo(sink, 1 << 20);
+            sink.Flush(true);
+            return sink.Length;
         }
     }
 }

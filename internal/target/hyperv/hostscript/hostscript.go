@@ -24,9 +24,9 @@ var Script string
 // 8191 characters long (cmd.exe), so the script itself comes on standard input: the first
 // line is its text, the second the document, both UTF-8 as Base64.
 const Bootstrap = `$ErrorActionPreference='Stop';` +
-	`$l=@($input|Where-Object{$_});` +
-	`$d={param($t)[Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($t))};` +
-	`&([ScriptBlock]::Create((&$d $l[0])))(&$d $l[1])`
+	`$l=@($input | Where-Object { $_ });` +
+	`$d={param($t) [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($t))};` +
+	`& ([ScriptBlock]::Create((& $d $l[0]))) (& $d $l[1])`
 
 // Program and Arguments are the command that is run on the host.
 const Program = "powershell.exe"

@@ -448,7 +448,7 @@ func (w *work) script(ctx context.Context, at string) error {
 	}
 	if k, err := h.Root().Key("Setup"); err == nil {
 		if n, ok := k.DWord("SetupType"); ok && n != 0 {
-			return errors.New("Windows is in the middle of its own setup: finish it on the source and back up again")
+			return errors.New("the guest is in the middle of its own setup: finish it on the source and back up again")
 		}
 	}
 	script, disks := w.win.first.Script()

@@ -93,6 +93,8 @@ func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 		args := map[string]string{"gateway": strings.Join(i.Gateways, " "), "dns": strings.Join(i.DNS, " ")}
 		at := slices.IndexFunc(t.NICs, func(n vm.NIC) bool { return i.MAC != "" && strings.EqualFold(n.MAC, i.MAC) })
 		switch {
+		case at >= 0 && r.Windows.VMwareTools && t.Platform == vm.VMware && serialModels[t.NICs[at].Model]:
+			continue // Windows knows such an adapter by its MAC address: it is the same one
 		case at >= 0:
 			args["mac"] = strings.ToLower(t.NICs[at].MAC)
 		case len(t.NICs) == 1: // whatever its address: there is no other
@@ -113,6 +115,10 @@ const staticAddress = "static address"
 
 // StaticAddress is the finding of a static address that is not carried over.
 const StaticAddress = "guest-static-address"
+
+// serialModels are VMware's adapters with a serial number, which is their MAC
+// address.
+var serialModels = map[vm.NICModel]bool{vm.VMXNET3: true, vm.E1000E: true}
 
 // windowsRoom adds up what will be written.
 func (a *Adaptation) windowsRoom(in *Inspection, r *Root) {

@@ -98,7 +98,7 @@ func bootStart(w *work, ctx context.Context, _ *guest.Root, c guest.Change) erro
 	if err := w.drop(ctx, key, "StartOverride"); err != nil {
 		return err
 	}
-	if !old(w.win.root) {
+	if !w.win.root.Windows.Before8() {
 		return nil
 	}
 	for _, d := range inbox[strings.ToLower(c.Subject)] {
@@ -108,9 +108,6 @@ func bootStart(w *work, ctx context.Context, _ *guest.Root, c guest.Change) erro
 	}
 	return nil
 }
-
-// old tells Windows before 8.
-func old(r *guest.Root) bool { return r.Windows.Major == 6 && r.Windows.Minor < 2 }
 
 // Setup classes of devices.
 const (

@@ -191,13 +191,13 @@ func (d *winDrivers) cost(services []string) int {
 	return n
 }
 
-// old tells Windows before 8: another AHCI driver, and boot devices are looked up in
-// the CriticalDeviceDatabase.
-func (w *Windows) old() bool { return w.Major == 6 && w.Minor < 2 }
+// Before8 tells Windows 7 and Server 2008 R2: they have another AHCI driver, and look
+// boot devices up in the CriticalDeviceDatabase.
+func (w *Windows) Before8() bool { return w.Major == 6 && w.Minor < 2 }
 
 // storage is the drivers of each controller for a Windows.
 func (w *Windows) storage() map[vm.Bus][]string {
-	if !w.old() {
+	if !w.Before8() {
 		return windowsStorage
 	}
 	m := map[vm.Bus][]string{}
@@ -257,7 +257,7 @@ func (a *Adaptation) windowsBoot(r *Root, t Target, d *winDrivers) {
 
 // database is where Windows looks for the drivers of devices at boot.
 func (w *Windows) database() string {
-	if w.old() {
+	if w.Before8() {
 		return "CriticalDeviceDatabase"
 	}
 	return "DriverDatabase"

@@ -117,3 +117,13 @@ func TestSetRegistry(t *testing.T) {
 		t.Error("a number that is none is set")
 	}
 }
+
+func TestWindowsHostname(t *testing.T) {
+	w, get := onHive(t, 10, 0)
+	if err := windowsHostname(w, t.Context(), w.win.root, guest.Change{Subject: "a-rather-long-name.example"}); err != nil {
+		t.Fatal(err)
+	}
+	if get(`ControlSet001\Control\ComputerName\ComputerName`, "ComputerName") != `"A-RATHER-LONG-N"` || get(`ControlSet001\Services\Tcpip\Parameters`, "NV Hostname") != `"a-rather-long-name"` || get(`ControlSet001\Services\Tcpip\Parameters`, "Hostname") != `"a-rather-long-name"` {
+		t.Errorf("%q", w.now.Registry)
+	}
+}

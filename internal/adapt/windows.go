@@ -25,6 +25,7 @@ var doesWindows = map[guest.ChangeKind]func(*work, context.Context, *guest.Root,
 	guest.InstallDriver:     installDriver,
 	guest.SetRegistry:       setRegistry,
 	guest.DisableAgent:      disableServices,
+	guest.SetHostname:       windowsHostname,
 	guest.SetDHCP:           windowsDHCP,
 	guest.FirstBoot:         atFirstBoot,
 	guest.AddFallbackLoader: fallbackLoader,
@@ -333,6 +334,22 @@ func setRegistry(w *work, ctx context.Context, _ *guest.Root, c guest.Change) er
 func disableServices(w *work, ctx context.Context, _ *guest.Root, c guest.Change) error {
 	for _, s := range c.Detail {
 		if err := w.set(ctx, w.win.services()+s, "Start", dword(startNever)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// windowsHostname sets the name by DNS and the one of NetBIOS, which is its first
+// 15 letters in capitals.
+func windowsHostname(w *work, ctx context.Context, _ *guest.Root, c guest.Change) error {
+	set := w.win.root.Windows.ControlSet
+	label, _, _ := strings.Cut(c.Subject, ".")
+	for _, v := range [][3]string{
+		{set + `\Control\ComputerName\ComputerName`, "ComputerName", strings.ToUpper(label[:min(len(label), 15)])},
+		{set + `\Services\Tcpip\Parameters`, "NV Hostname", label}, {set + `\Services\Tcpip\Parameters`, "Hostname", label},
+	} {
+		if err := w.set(ctx, v[0], v[1], text(v[2])); err != nil {
 			return err
 		}
 	}

@@ -145,6 +145,8 @@ func TestDecide(t *testing.T) {
 		}), vm.HyperV, "", Choices{}, Boots, "vmbus-scsi"},
 		{"windows with a static address in the cloud", win(10, 0, inbox, static("")), vm.Azure, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start nic-dhcp"},
 		{"windows with a static address and no adapter", win(10, 0, inbox, static("")), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-static-address"},
+		{"windows with another name", win(10, 0, map[string]Service{"storvsc": {Start: 0, File: true}, "vmbus": {Start: 0, File: true}}, nil), vm.HyperV, "", Choices{Hostname: "new"}, Boots, "vmbus-scsi hostname"},
+		{"a member of a domain with another name", win(10, 0, map[string]Service{"storvsc": {Start: 0, File: true}, "vmbus": {Start: 0, File: true}, "netlogon": {Start: 2}}, nil), vm.HyperV, "", Choices{Hostname: "new"}, Boots, "vmbus-scsi hostname guest-domain-member"},
 		{"unreadable registry", win(10, 0, map[string]Service{}, func(i *Inspection) { i.Gaps = []Gap{{Code: "registry", Where: "w/S", Reason: "damaged"}} }), vm.HyperV, "", Choices{}, BootsNot, "vmbus-scsi guest-registry guest-driver-missing"},
 		{"full volume", win(10, 0, inbox, func(i *Inspection) {
 			i.Volumes = []Volume{{ID: "w", Super: &vfs.Super{Type: "ntfs", Free: 1 << 20}}}

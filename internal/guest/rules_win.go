@@ -58,6 +58,7 @@ func (a *Adaptation) windows(in *Inspection, r *Root, t Target, o Choices, boots
 			a.windowsAgent(r, g)
 		}
 	}
+	a.windowsHostname(r, o)
 	a.windowsAddresses(r, t, o)
 	a.windowsRoom(in, r)
 }
@@ -78,6 +79,26 @@ func (a *Adaptation) windowsAgent(r *Root, g Agent) {
 	}
 	if len(names) > 0 {
 		a.change(Change{Kind: DisableAgent, Root: r.Volume, Subject: g.Name, Detail: names, Reason: "it belongs to the platform the machine leaves; storage drivers stay", Args: map[string]string{"control_set": r.Windows.ControlSet}})
+	}
+}
+
+// Findings of Windows that a plan names: what an adaptation leaves to a person.
+const (
+	StaticAddress = "guest-static-address" // one that is not carried over
+	DomainMember  = "guest-domain-member"  // a new name leaves the domain's account behind
+)
+
+// startAuto is a service that starts with the system; Netlogon does so in members
+// of a domain.
+const startAuto = 2
+
+func (a *Adaptation) windowsHostname(r *Root, o Choices) {
+	if o.Hostname == "" || o.Hostname == r.Hostname {
+		return
+	}
+	a.change(Change{Kind: SetHostname, Root: r.Volume, Subject: o.Hostname, Reason: "as asked", Args: map[string]string{"control_set": r.Windows.ControlSet}})
+	if s, ok := r.Windows.Services["netlogon"]; ok && s.Start == startAuto {
+		a.find(Warning, DomainMember, "join the domain again, or keep the name", "Windows is a member of a domain, whose account of the machine keeps the name %s", r.Hostname)
 	}
 }
 
@@ -112,9 +133,6 @@ func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 }
 
 const staticAddress = "static address"
-
-// StaticAddress is the finding of a static address that is not carried over.
-const StaticAddress = "guest-static-address"
 
 // serialModels are VMware's adapters with a serial number, which is their MAC
 // address.

@@ -25,6 +25,7 @@ var doesWindows = map[guest.ChangeKind]func(*work, context.Context, *guest.Root,
 	guest.InstallDriver:     installDriver,
 	guest.SetRegistry:       setRegistry,
 	guest.DisableAgent:      disableServices,
+	guest.SetHostname:       windowsHostname,
 	guest.SetDHCP:           windowsDHCP,
 	guest.FirstBoot:         atFirstBoot,
 	guest.AddFallbackLoader: fallbackLoader,
@@ -98,7 +99,7 @@ func bootStart(w *work, ctx context.Context, _ *guest.Root, c guest.Change) erro
 	if err := w.drop(ctx, key, "StartOverride"); err != nil {
 		return err
 	}
-	if !old(w.win.root) {
+	if !w.win.root.Windows.Before8() {
 		return nil
 	}
 	for _, d := range inbox[strings.ToLower(c.Subject)] {
@@ -108,9 +109,6 @@ func bootStart(w *work, ctx context.Context, _ *guest.Root, c guest.Change) erro
 	}
 	return nil
 }
-
-// old tells Windows before 8.
-func old(r *guest.Root) bool { return r.Windows.Major == 6 && r.Windows.Minor < 2 }
 
 // Setup classes of devices.
 const (
@@ -342,6 +340,22 @@ func disableServices(w *work, ctx context.Context, _ *guest.Root, c guest.Change
 	return nil
 }
 
+// windowsHostname sets the name by DNS and the one of NetBIOS, which is its first
+// 15 letters in capitals.
+func windowsHostname(w *work, ctx context.Context, _ *guest.Root, c guest.Change) error {
+	set := w.win.root.Windows.ControlSet
+	label, _, _ := strings.Cut(c.Subject, ".")
+	for _, v := range [][3]string{
+		{set + `\Control\ComputerName\ComputerName`, "ComputerName", strings.ToUpper(label[:min(len(label), 15)])},
+		{set + `\Services\Tcpip\Parameters`, "NV Hostname", label}, {set + `\Services\Tcpip\Parameters`, "Hostname", label},
+	} {
+		if err := w.set(ctx, v[0], v[1], text(v[2])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // windowsDHCP has an interface ask for its address: for the case that it is there
 // again on the target.
 func windowsDHCP(w *work, ctx context.Context, _ *guest.Root, c guest.Change) error {
@@ -448,7 +462,7 @@ func (w *work) script(ctx context.Context, at string) error {
 	}
 	if k, err := h.Root().Key("Setup"); err == nil {
 		if n, ok := k.DWord("SetupType"); ok && n != 0 {
-			return errors.New("Windows is in the middle of its own setup: finish it on the source and back up again")
+			return errors.New("the guest is in the middle of its own setup: finish it on the source and back up again")
 		}
 	}
 	script, disks := w.win.first.Script()

@@ -146,6 +146,8 @@ func TestDecide(t *testing.T) {
 		}), vm.HyperV, "", Choices{}, Boots, "vmbus-scsi"},
 		{"windows with a static address in the cloud", win(10, 0, inbox, static("")), vm.Azure, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start nic-dhcp"},
 		{"windows with a static address and no adapter", win(10, 0, inbox, static("")), vm.HyperV, "", Choices{}, BootsAdapted, "vmbus-scsi service-boot-start guest-static-address"},
+		{"windows with another name", win(10, 0, map[string]Service{"storvsc": {Start: 0, File: true}, "vmbus": {Start: 0, File: true}}, nil), vm.HyperV, "", Choices{Hostname: "new"}, Boots, "vmbus-scsi hostname"},
+		{"a member of a domain with another name", win(10, 0, map[string]Service{"storvsc": {Start: 0, File: true}, "vmbus": {Start: 0, File: true}, "netlogon": {Start: 2}}, nil), vm.HyperV, "", Choices{Hostname: "new"}, Boots, "vmbus-scsi hostname guest-domain-member"},
 		{"unreadable registry", win(10, 0, map[string]Service{}, func(i *Inspection) { i.Gaps = []Gap{{Code: "registry", Where: "w/S", Reason: "damaged"}} }), vm.HyperV, "", Choices{}, BootsNot, "vmbus-scsi guest-registry guest-driver-missing"},
 		{"full volume", win(10, 0, inbox, func(i *Inspection) {
 			i.Volumes = []Volume{{ID: "w", Super: &vfs.Super{Type: "ntfs", Free: 1 << 20}}}
@@ -185,17 +187,22 @@ func TestWindowsAddresses(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		edit   func(*Inspection)
+		to     vm.Platform
 		nics   []vm.NIC
 		want   string // MAC addresses of the changes
 		unsure int
 	}{
-		{"kept MAC", static("52:54:00:00:00:02"), []vm.NIC{one, two}, "[52:54:00:00:00:02]", 0},
-		{"one adapter with a new MAC", static("52:54:00:00:00:02"), []vm.NIC{{}}, "[]", 0},
-		{"two adapters with new MACs", static("52:54:00:00:00:02"), []vm.NIC{{}, {}}, "", 1},
-		{"one known, one not", both, []vm.NIC{one, two}, "[52:54:00:00:00:02]", 1},
-		{"two addresses for one adapter", func(i *Inspection) { static("")(i); static("")(i) }, []vm.NIC{one}, "[]", 1},
+		{"kept MAC", static("52:54:00:00:00:02"), vm.HyperV, []vm.NIC{one, two}, "[52:54:00:00:00:02]", 0},
+		{"one adapter with a new MAC", static("52:54:00:00:00:02"), vm.HyperV, []vm.NIC{{}}, "[]", 0},
+		{"two adapters with new MACs", static("52:54:00:00:00:02"), vm.HyperV, []vm.NIC{{}, {}}, "", 1},
+		{"one known, one not", both, vm.HyperV, []vm.NIC{one, two}, "[52:54:00:00:00:02]", 1},
+		{"from VMware to VMware", static("52:54:00:00:00:02"), vm.VMware, []vm.NIC{{MAC: "52:54:00:00:00:02", Model: vm.VMXNET3}}, "", 0},
+		{"from VMware to VMware, another model", static("52:54:00:00:00:02"), vm.VMware, []vm.NIC{{MAC: "52:54:00:00:00:02", Model: vm.E1000}}, "[52:54:00:00:00:02]", 0},
+		{"two addresses for one adapter", func(i *Inspection) { static("")(i); static("")(i) }, vm.HyperV, []vm.NIC{one}, "[]", 1},
 	} {
-		a := Decide(win(10, 0, map[string]Service{}, c.edit), Target{Platform: vm.HyperV, NICs: c.nics}, Choices{})
+		in := win(10, 0, map[string]Service{}, c.edit)
+		in.Roots[0].Windows.VMwareTools = true
+		a := Decide(in, Target{Platform: c.to, NICs: c.nics}, Choices{})
 		got, unsure := "", 0
 		for _, x := range a.Changes {
 			if x.Kind == FirstBoot {

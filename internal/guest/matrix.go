@@ -25,7 +25,7 @@ var (
 	// otherModules are looked up too, for reports and later moves.
 	otherModules = []string{"virtio_console", "virtio_balloon", "vmw_balloon", "hv_utils", "mlx5_core", "mana", "ixgbevf", "xen_netfront", "udf", "vfat", "nvme_core"}
 	// otherServices of Windows matter although they drive no disk or adapter.
-	otherServices = []string{"msahci", "storflt", "partmgr", "pvscsi", "vmicheartbeat", "rhelscsi", "prl_strg", "vioser", "balloon"}
+	otherServices = []string{"Netlogon", "msahci", "storflt", "partmgr", "pvscsi", "vmicheartbeat", "rhelscsi", "prl_strg", "vioser", "balloon"}
 	// agentServices are those of each agent of Windows: what is switched off when the
 	// machine leaves its platform. No driver of disks or networks is among them.
 	agentServices = map[string][]string{

@@ -58,6 +58,7 @@ func (a *Adaptation) windows(in *Inspection, r *Root, t Target, o Choices, boots
 			a.windowsAgent(r, g)
 		}
 	}
+	a.windowsHostname(r, o)
 	a.windowsAddresses(r, t, o)
 	a.windowsRoom(in, r)
 }
@@ -81,6 +82,26 @@ func (a *Adaptation) windowsAgent(r *Root, g Agent) {
 	}
 }
 
+// Findings of Windows that a plan names: what an adaptation leaves to a person.
+const (
+	StaticAddress = "guest-static-address" // one that is not carried over
+	DomainMember  = "guest-domain-member"  // a new name leaves the domain's account behind
+)
+
+// startAuto is a service that starts with the system; Netlogon does so in members
+// of a domain.
+const startAuto = 2
+
+func (a *Adaptation) windowsHostname(r *Root, o Choices) {
+	if o.Hostname == "" || o.Hostname == r.Hostname {
+		return
+	}
+	a.change(Change{Kind: SetHostname, Root: r.Volume, Subject: o.Hostname, Reason: "as asked", Args: map[string]string{"control_set": r.Windows.ControlSet}})
+	if s, ok := r.Windows.Services["netlogon"]; ok && s.Start == startAuto {
+		a.find(Warning, DomainMember, "join the domain again, or keep the name", "Windows is a member of a domain, whose account of the machine keeps the name %s", r.Hostname)
+	}
+}
+
 func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 	for _, i := range r.Interfaces {
 		if !i.static() {
@@ -93,6 +114,8 @@ func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 		args := map[string]string{"gateway": strings.Join(i.Gateways, " "), "dns": strings.Join(i.DNS, " ")}
 		at := slices.IndexFunc(t.NICs, func(n vm.NIC) bool { return i.MAC != "" && strings.EqualFold(n.MAC, i.MAC) })
 		switch {
+		case at >= 0 && r.Windows.VMwareTools && t.Platform == vm.VMware && serialModels[t.NICs[at].Model]:
+			continue // Windows knows such an adapter by its MAC address: it is the same one
 		case at >= 0:
 			args["mac"] = strings.ToLower(t.NICs[at].MAC)
 		case len(t.NICs) == 1: // whatever its address: there is no other
@@ -111,8 +134,9 @@ func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
 
 const staticAddress = "static address"
 
-// StaticAddress is the finding of a static address that is not carried over.
-const StaticAddress = "guest-static-address"
+// serialModels are VMware's adapters with a serial number, which is their MAC
+// address.
+var serialModels = map[vm.NICModel]bool{vm.VMXNET3: true, vm.E1000E: true}
 
 // windowsRoom adds up what will be written.
 func (a *Adaptation) windowsRoom(in *Inspection, r *Root) {
@@ -185,13 +209,13 @@ func (d *winDrivers) cost(services []string) int {
 	return n
 }
 
-// old tells Windows before 8: another AHCI driver, and boot devices are looked up in
-// the CriticalDeviceDatabase.
-func (w *Windows) old() bool { return w.Major == 6 && w.Minor < 2 }
+// Before8 tells Windows 7 and Server 2008 R2: they have another AHCI driver, and look
+// boot devices up in the CriticalDeviceDatabase.
+func (w *Windows) Before8() bool { return w.Major == 6 && w.Minor < 2 }
 
 // storage is the drivers of each controller for a Windows.
 func (w *Windows) storage() map[vm.Bus][]string {
-	if !w.old() {
+	if !w.Before8() {
 		return windowsStorage
 	}
 	m := map[vm.Bus][]string{}
@@ -251,7 +275,7 @@ func (a *Adaptation) windowsBoot(r *Root, t Target, d *winDrivers) {
 
 // database is where Windows looks for the drivers of devices at boot.
 func (w *Windows) database() string {
-	if w.old() {
+	if w.Before8() {
 		return "CriticalDeviceDatabase"
 	}
 	return "DriverDatabase"

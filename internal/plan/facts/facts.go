@@ -215,7 +215,7 @@ func Decided(g *plan.GuestFacts, a *guest.Adaptation) {
 		}
 	}
 	for _, f := range a.Findings {
-		if f.Code == guest.StaticAddress {
+		if f.Code == guest.StaticAddress || f.Code == guest.DomainMember {
 			g.Unsettled = append(g.Unsettled, f.Text)
 		}
 	}

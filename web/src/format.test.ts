@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { keep, maxLines, type Line } from "./api/live";
-import { bytes, left, platform, seconds, time, visible } from "./format";
+import { bytes, left, multiline, platform, seconds, time, visible } from "./format";
 import { document, dropGroup, move, newDraft, newGroup, toggle } from "./pages/bulk/document";
 import { read } from "./pages/receipt";
 import { put } from "./pages/wizard/placement";
@@ -24,6 +24,7 @@ describe("names", () => {
     expect(visible("a\u202egnp.exe\u0000\n")).toBe("a\\u202egnp.exe\\u0000\\u000a");
     expect(visible("Größe 漢 <script>")).toBe("Größe 漢 <script>");
     expect(visible(undefined)).toBe("");
+    expect(multiline("no room\nhint: a\u202eb")).toBe("no room\nhint: a\\u202eb");
   });
   it("of platforms", () => {
     expect([platform("aws"), platform(undefined), platform("other")]).toEqual(["AWS EC2", "unknown", "other"]);

@@ -53,6 +53,11 @@ export function visible(s: string | undefined): string {
   return (s ?? "").replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g, (c) => `\\u${c.codePointAt(0)!.toString(16).padStart(4, "0")}`);
 }
 
+/** multiline is visible for a text of several lines, as an error with its hint. */
+export function multiline(s: string | undefined): string {
+  return (s ?? "").split("\n").map(visible).join("\n");
+}
+
 const names: Record<string, string> = {
   vmware: "VMware vCenter", cloudstack: "Apache CloudStack", hyperv: "Microsoft Hyper-V", aws: "AWS EC2", azure: "Microsoft Azure", nutanix: "Nutanix AHV", local: "Folder on the server", "": "unknown",
 };

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -361,16 +360,4 @@ func (c *Conductor) one(ctx context.Context, r *runbook.Run, d runbook.Do) error
 		return true, nil
 	})
 	return cerr
-}
-
-// List lists runs, the newest first.
-func (c *Conductor) List(ctx context.Context, p records.Page) ([]records.Doc[*runbook.Run], error) {
-	p.Desc = true
-	return c.Runs.List(ctx, "", p)
-}
-
-// Active tells whether a run of a stored runbook is not at rest.
-func (c *Conductor) Active(ctx context.Context, runbookID string) (bool, error) {
-	list, err := c.Runs.All(ctx, active)
-	return slices.ContainsFunc(list, func(d records.Doc[*runbook.Run]) bool { return d.Value.Runbook == runbookID }), err
 }

@@ -4,7 +4,7 @@ import { Ban, Circle, CircleCheck, CircleX, Download, LoaderCircle, RotateCw, Un
 import { useEffect, useRef, useState } from "react";
 import { api, type Schemas, take } from "../api/client";
 import { keep, type Line, useStream } from "../api/live";
-import { between, bytes, left, platform, time, visible } from "../format";
+import { between, bytes, left, multiline, platform, time, visible } from "../format";
 import { may, useMe } from "../session";
 import { t } from "../text";
 import { Ask } from "../ui/dialog";
@@ -35,7 +35,7 @@ function Steps({ steps }: { steps: Schemas["Step"][] }) {
           {s.total > 0 && s.status !== "pending" ? `${bytes(s.done)} of ${bytes(s.total)}${tone(s.status) === "live" && s.rate ? `, ${bytes(s.rate)}/s` : ""}` : s.status === "pending" ? "" : s.status.replaceAll("_", " ")}
           {s.finished ? `, ${between(s.started, s.finished)}` : ""}
         </span>
-        {s.error && <span className="why small">{visible(s.error)}</span>}
+        {s.error && <span className="why small">{multiline(s.error)}</span>}
       </>
     )} />
   );
@@ -53,7 +53,7 @@ function Log({ lines, job }: { lines: Line[]; job: string }) {
       <div className="head" style={{ padding: "1rem 1.2rem 0", margin: 0 }}><h2>{t.job.log}</h2><div className="right"><a className="small" href={`/api/v1/jobs/${job}/log`} download>{t.job.logAll}</a></div></div>
       <div className="log" ref={box} tabIndex={0} role="log" aria-label={t.job.log} onScroll={(e) => { const b = e.currentTarget; stick.current = b.scrollHeight - b.scrollTop - b.clientHeight < 30; }}>
         {lines.length === 0 && <span className="soft">{t.job.noLog}</span>}
-        {lines.map((l) => <div key={l.seq} className={l.level}><span className="soft">{new Date(l.time).toLocaleTimeString()}</span> {l.step ? `${l.step}: ` : ""}{visible(l.text)}</div>)}
+        {lines.map((l) => <div key={l.seq} className={l.level}><span className="soft">{new Date(l.time).toLocaleTimeString()}</span> {l.step ? `${l.step}: ` : ""}{multiline(l.text)}</div>)}
       </div>
     </section>
   );
@@ -105,7 +105,7 @@ export function Job() {
         <div className="note bad" role="alert">
           <h2>{t.job.failedTitle}</h2>
           <dl>
-            <dt>{t.what.happened}</dt><dd>{visible(j.error)}</dd>
+            <dt>{t.what.happened}</dt><dd>{multiline(j.error)}</dd>
             {j.hint && <><dt>{t.what.advice}</dt><dd>{visible(j.hint)}</dd></>}
             <dt /><dd>{j.status === "rolled_back" ? t.job.rolledBack : t.job.kept}</dd>
           </dl>

@@ -2,7 +2,7 @@ import { AlertTriangle, CheckCircle2, CircleSlash, Info, XCircle } from "lucide-
 import { type ReactNode, useId } from "react";
 import { ApiError } from "../api/client";
 import { t } from "../text";
-import { visible } from "../format";
+import { multiline, visible } from "../format";
 
 export function Head({ title, children }: { title: ReactNode; children?: ReactNode }) {
   return (
@@ -34,7 +34,7 @@ export function Trouble({ error, title, retry }: { error: unknown; title?: strin
       {title && <h2>{title}</h2>}
       <dl>
         <dt>{t.what.happened}</dt>
-        <dd>{visible(text)}{places.length > 0 && "\n" + places.map(visible).join("\n")}</dd>
+        <dd>{multiline(text)}{places.length > 0 && "\n" + places.map(visible).join("\n")}</dd>
         {p?.hint && (
           <>
             <dt>{t.what.advice}</dt>

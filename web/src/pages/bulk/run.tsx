@@ -4,7 +4,7 @@ import { Ban, Download, Play, RotateCw } from "lucide-react";
 import { useState } from "react";
 import { api, type Schemas, take } from "../../api/client";
 import { useStream } from "../../api/live";
-import { between, bytes, left, platform, seconds, time, visible } from "../../format";
+import { between, bytes, left, multiline, platform, seconds, time, visible } from "../../format";
 import { may, useMe } from "../../session";
 import { t } from "../../text";
 import { Ask, Modal } from "../../ui/dialog";
@@ -37,7 +37,7 @@ function Row({ r, g, m, x }: { r: Run; g: number; m: number; x: Machine }) {
           : x.restored ? <span className="small">{between(x.started, x.finished ?? x.restored)}{x.evidence?.disks ? `, ${x.evidence.verified ?? 0} / ${x.evidence.disks} ${t.bulk.proven}` : ""}{x.evidence?.proof ? `, ${t.bulk.grade} ${x.evidence.proof}` : ""}</span> : null}
       </td>
       <td className="break small">
-        {why && <p>{visible(why)}</p>}
+        {why && <p style={{ whiteSpace: "pre-line" }}>{multiline(why)}</p>}
         {findings.map((f, i) => <p key={i}><Severity severity={f.severity} /> {visible(f.text)} <span className="soft">{visible(f.advice)}</span></p>)}
       </td>
     </tr>

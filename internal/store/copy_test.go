@@ -79,7 +79,7 @@ func fill(t *testing.T, s *store.Store) (job string) {
 		every[i] = byte(i)
 	}
 	must(t, s.PutBlob(ctx, j.ID, "map", every))
-	must(t, s.PutRecord(ctx, &store.Record{Kind: "note", ID: "n", Ref: "r", Data: []byte{0, 1, 2, 0xff, '?'}}, 0))
+	must(t, s.PutRecord(ctx, &store.Record{Kind: "note", ID: "n", Ref: "r", Data: []byte(`{"a":"?'\\\"ü"}`)}, 0))
 	return j.ID
 }
 

@@ -68,28 +68,83 @@ func (s *Store) Copy(ctx context.Context, from *Store) (all []Copied, err error)
 	return all, err
 }
 
-var tableMade = regexp.MustCompile(`(?m)^(CREATE|DROP) TABLE (\w+)`)
+// What a migration does to tables, as far as it matters for a copy. A rebuilt table
+// (made anew under another name and renamed) keeps what it refers to.
+var (
+	makeTable  = regexp.MustCompile(`(?is)^CREATE TABLE (\w+) \((.*)\)`)
+	dropTable  = regexp.MustCompile(`(?i)^DROP TABLE (?:IF EXISTS )?(\w+)`)
+	alterTable = regexp.MustCompile(`(?is)^ALTER TABLE (\w+) (.*)`)
+	renameTo   = regexp.MustCompile(`(?i)^RENAME TO (\w+)`)
+	refersTo   = regexp.MustCompile(`(?i)REFERENCES (\w+)`)
+	sqlComment = regexp.MustCompile(`(?m)--.*$`)
+)
 
-// tables are those of the schema, in the order in which they were made: one comes
-// after those that it refers to.
+// tables are those of the schema, each after those that it refers to.
 func (s *Store) tables() ([]string, error) {
-	var out []string
 	files, err := fs.Glob(migrations, "migrations/"+string(s.kind)+"/*.sql")
-	for _, f := range files { // by their numbers
-		b, rerr := migrations.ReadFile(f)
-		if rerr != nil {
-			return nil, rerr
+	if err != nil {
+		return nil, err
+	}
+	var all []string // of the migrations, one after the other by their numbers
+	for _, f := range files {
+		b, err := migrations.ReadFile(f)
+		if err != nil {
+			return nil, err
 		}
 		up, _, _ := strings.Cut(string(b), "-- +goose Down")
-		for _, m := range tableMade.FindAllStringSubmatch(up, -1) {
-			if m[1] == "DROP" {
-				out = slices.DeleteFunc(out, func(name string) bool { return name == m[2] })
+		all = append(all, up)
+	}
+	return tablesOf(strings.Join(all, ";")), nil
+}
+
+// tablesOf are the tables that are there after a script, each after those that it
+// refers to, and else in the order in which they were made.
+func tablesOf(script string) []string {
+	var made []string
+	refs := map[string][]string{}
+	refer := func(table, text string) {
+		for _, m := range refersTo.FindAllStringSubmatch(text, -1) {
+			refs[table] = append(refs[table], m[1])
+		}
+	}
+	remove := func(table string) {
+		made = slices.DeleteFunc(made, func(n string) bool { return n == table })
+		delete(refs, table)
+	}
+	for q := range strings.SplitSeq(sqlComment.ReplaceAllString(script, ""), ";") {
+		q = strings.TrimSpace(q)
+		if m := makeTable.FindStringSubmatch(q); m != nil {
+			made = append(made, m[1])
+			refer(m[1], m[2])
+		} else if m := dropTable.FindStringSubmatch(q); m != nil {
+			remove(m[1])
+		} else if m := alterTable.FindStringSubmatch(q); m != nil {
+			if to := renameTo.FindStringSubmatch(m[2]); to != nil {
+				made[slices.Index(made, m[1])] = to[1]
+				refs[to[1]] = refs[m[1]]
+				delete(refs, m[1])
 			} else {
-				out = append(out, m[2])
+				refer(m[1], m[2])
 			}
 		}
 	}
-	return out, err
+	var out []string
+	var visit func(table string)
+	visit = func(table string) {
+		if slices.Contains(out, table) || !slices.Contains(made, table) {
+			return
+		}
+		for _, r := range refs[table] {
+			if r != table {
+				visit(r)
+			}
+		}
+		out = append(out, table)
+	}
+	for _, t := range made {
+		visit(t)
+	}
+	return out
 }
 
 func (s *Store) count(ctx context.Context, table string) (n int64, err error) {

@@ -22,7 +22,7 @@ func TestCopy(t *testing.T) {
 		t.Run(string(c[0])+" to "+string(c[1]), func(t *testing.T) {
 			ctx := t.Context()
 			a, b := storetest.Open(t, c[0], store.Options{}), storetest.Open(t, c[1], store.Options{})
-			job := fill(t, a)
+			job, backup := fill(t, a)
 			all, err := b.Copy(ctx, a)
 			must(t, err)
 			rows := map[string]int64{}
@@ -32,7 +32,7 @@ func TestCopy(t *testing.T) {
 			if rows["restore_jobs"] != 251 || rows["restore_steps"] != 252 || rows["job_blobs"] == 0 || rows["records"] == 0 || rows["events"] == 0 || rows["checkpoints"] != 1 {
 				t.Errorf("%v", rows)
 			}
-			if x, y := seen(t, a, job), seen(t, b, job); x != y {
+			if x, y := seen(t, a, job, backup), seen(t, b, job, backup); x != y {
 				t.Errorf("copied: %s\nfrom:   %s", y, x)
 			}
 			if _, err := b.Copy(ctx, a); !errors.Is(err, store.ErrNotEmpty) {
@@ -49,12 +49,13 @@ func TestCopy(t *testing.T) {
 }
 
 // fill stores something of everything that lists show, and one job under way.
-func fill(t *testing.T, s *store.Store) (job string) {
+func fill(t *testing.T, s *store.Store) (job, backup string) {
 	t.Helper()
 	ctx := t.Context()
 	repo := &store.Repository{Name: `it's "ours" ü`, RepoKind: "folder"}
 	must(t, s.CreateRepository(ctx, repo))
-	must(t, s.PutBackups(ctx, repo.ID, []*store.Backup{{ExternalID: "b", VMName: "web 01", SourcePlatform: vm.VMware, TakenAt: time.Unix(1_700_000_000, 123_456_000), Detail: []byte(`{"a":["?"]}`)}}))
+	found := []*store.Backup{{ExternalID: "b", VMName: "web 01", SourcePlatform: vm.VMware, TakenAt: time.Unix(1_700_000_000, 123_456_000), Detail: []byte(`{"a":["?"]}`)}}
+	must(t, s.PutBackups(ctx, repo.ID, found))
 	must(t, s.Tx(ctx, func(tx *store.Store) error {
 		for i := range 250 {
 			if _, err := tx.CreateJob(ctx, &store.Job{VMName: fmt.Sprint("vm ? ", i)}, []store.Step{{Name: "one", Kind: "k", MaxAttempts: 1}}); err != nil {
@@ -79,13 +80,13 @@ func fill(t *testing.T, s *store.Store) (job string) {
 		every[i] = byte(i)
 	}
 	must(t, s.PutBlob(ctx, j.ID, "map", every))
-	must(t, s.PutRecord(ctx, &store.Record{Kind: "note", ID: "n", Ref: "r", Data: []byte(`{"a":"?'\\ ü"}`)}, 0))
 	must(t, s.PutRecord(ctx, &store.Record{Kind: "user", ID: "u", Data: []byte(`{"name":"ann","disabled":true,"last_seen":"2026-11-28T01:02:03.5Z"}`)}, 0))
-	return j.ID
+	must(t, s.PutRecord(ctx, &store.Record{Kind: "note", ID: "n", Ref: "r", Data: []byte(`{"a":"?'\\\"ü"}`)}, 0))
+	return j.ID, found[0].ID
 }
 
 // seen is what can be read of a store, as text.
-func seen(t *testing.T, s *store.Store, job string) string {
+func seen(t *testing.T, s *store.Store, job, backup string) string {
 	t.Helper()
 	ctx := context.Background()
 	var out bytes.Buffer
@@ -97,7 +98,9 @@ func seen(t *testing.T, s *store.Store, job string) string {
 	must(t, err)
 	events, err := s.Events(ctx, "", 0, 1000)
 	must(t, err)
-	backups, err := s.NewestBackups(ctx, store.BackupFilter{}, store.Page{})
+	repositories, err := s.Repositories(ctx)
+	must(t, err)
+	found, err := s.Backup(ctx, backup)
 	must(t, err)
 	record, err := s.Record(ctx, "note", "n")
 	must(t, err)
@@ -109,7 +112,7 @@ func seen(t *testing.T, s *store.Store, job string) string {
 	must(t, err)
 	next, err := s.BeginAttempt(ctx, store.Begin{Job: job, Step: "a", Attempt: "the next one", Worker: "w2", Drive: j.Drive, Epoch: 2})
 	must(t, err)
-	for _, v := range []any{jobs.Items, j, steps, events, backups.Items, record, user, name} {
+	for _, v := range []any{jobs.Items, j, steps, events, repositories, found, record, user, name} {
 		b, err := json.Marshal(utc(v))
 		must(t, err)
 		out.Write(b)

@@ -71,7 +71,7 @@ func TestGuest(t *testing.T) {
 		b.Machine = &vm.Machine{Disks: []vm.Disk{{}}}
 	}
 	plans := func(w Wish) (*Made, error) {
-		m, err := Make(t.Context(), Source{Dir: repo, Backup: b}, plan.TargetRef{Name: "c", Platform: vm.CloudStack}, cloud{}, w, "seed")
+		m, err := Make(t.Context(), Source{Dir: repo, Backup: b}, Target{Ref: plan.TargetRef{Name: "c", Platform: vm.CloudStack}, Target: cloud{}}, w)
 		if err == nil {
 			t.Cleanup(m.Close)
 		}

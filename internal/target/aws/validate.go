@@ -79,8 +79,9 @@ func (t *cloud) checkRights(ctx context.Context, add func(name, detail string, e
 	for _, a := range all {
 		shut[a.way] = shut[a.way] || a.err != nil
 	}
+	another := !shut[pathEBS] || !shut[pathS3]
 	for _, a := range all {
-		if a.err != nil && a.way != "" && !(shut[pathEBS] && shut[pathS3]) {
+		if a.err != nil && a.way != "" && another {
 			a.detail, a.err = "no disk travels by "+a.way+": "+translate(a.err).Error(), nil
 		}
 		add(a.name, a.detail, a.err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,7 +135,7 @@ func (p *Product) look(where string, b []byte, secrets []string) {
 // that the product said and wrote: logs, the database, receipts, errors.
 func (p *Product) NothingSecret(more ...string) {
 	p.t.Helper()
-	secrets := append(more, p.secrets...)
+	secrets := slices.Concat(p.secrets, more)
 	p.look("what was said", p.said.Bytes(), secrets)
 	files := 0
 	err := filepath.WalkDir(p.Dir, func(path string, e fs.DirEntry, err error) error {

@@ -24,7 +24,7 @@ type Target struct {
 // Choices are the user's.
 type Choices struct {
 	DHCP      bool          // replace static addresses
-	Addresses []Address     // of the adapters, in order; Linux guests
+	Addresses []Address     // of the adapters, in order
 	Hostname  string        // "" keeps it
 	Pack      *winpack.Pack // the operator's drivers for Windows; nil: none
 	LUKSKey   bool          // a key of the encrypted volumes is at hand

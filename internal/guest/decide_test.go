@@ -198,7 +198,7 @@ func TestWindowsAddresses(t *testing.T) {
 		{"one known, one not", both, vm.HyperV, []vm.NIC{one, two}, "[52:54:00:00:00:02]", 1},
 		{"from VMware to VMware", static("52:54:00:00:00:02"), vm.VMware, []vm.NIC{{MAC: "52:54:00:00:00:02", Model: vm.VMXNET3}}, "", 0},
 		{"from VMware to VMware, another model", static("52:54:00:00:00:02"), vm.VMware, []vm.NIC{{MAC: "52:54:00:00:00:02", Model: vm.E1000}}, "[52:54:00:00:00:02]", 0},
-		{"two addresses for one adapter", func(i *Inspection) { static("")(i); static("")(i) }, vm.HyperV, []vm.NIC{one}, "[]", 1},
+		{"two addresses for one adapter", func(i *Inspection) { static("")(i); static("")(i) }, vm.HyperV, []vm.NIC{one}, "[52:54:00:00:00:01]", 1},
 	} {
 		in := win(10, 0, map[string]Service{}, c.edit)
 		in.Roots[0].Windows.VMwareTools = true
@@ -216,6 +216,32 @@ func TestWindowsAddresses(t *testing.T) {
 		}
 		if got != c.want || unsure != c.unsure {
 			t.Errorf("%s: %s, %d not set", c.name, got, unsure)
+		}
+	}
+}
+
+// TestWindowsAddressesAskedFor: what is asked for stands above what the guest has.
+func TestWindowsAddressesAskedFor(t *testing.T) {
+	nics := []vm.NIC{{MAC: "52:54:00:00:00:01"}, {MAC: "52:54:00:00:00:02"}}
+	wish := Address{Static: []string{"192.0.2.77/24"}, Gateway: "192.0.2.254"}
+	for _, c := range []struct {
+		name string
+		o    Choices
+		want string
+	}{
+		{"of another adapter", Choices{Addresses: []Address{wish}}, "first-boot 52:54:00:00:00:02 192.0.2.1/24 gateway ; first-boot 52:54:00:00:00:01 192.0.2.77/24 gateway 192.0.2.254; "},
+		{"of the same adapter", Choices{Addresses: []Address{{}, wish}}, "first-boot 52:54:00:00:00:02 192.0.2.77/24 gateway 192.0.2.254; "},
+		{"DHCP", Choices{Addresses: []Address{{}, {DHCP: true}}}, "nic-dhcp  192.0.2.1/24 gateway ; "},
+		{"DHCP of the other", Choices{Addresses: []Address{{DHCP: true}}}, "first-boot 52:54:00:00:00:02 192.0.2.1/24 gateway ; "},
+		{"IPv6", Choices{Addresses: []Address{{}, {Static: []string{"2001:db8::1/64"}}}}, ""},
+		{"of no adapter", Choices{Addresses: []Address{{}, {}, wish}}, "first-boot 52:54:00:00:00:02 192.0.2.1/24 gateway ; "},
+	} {
+		got := ""
+		for _, x := range Decide(win(10, 0, map[string]Service{}, static("52:54:00:00:00:02")), Target{Platform: vm.HyperV, NICs: nics}, c.o).Changes {
+			got += string(x.Kind) + " " + x.Args["mac"] + " " + strings.Join(x.Detail, " ") + " gateway " + x.Args["gateway"] + "; "
+		}
+		if got != c.want {
+			t.Errorf("%s: %s\nwant %s", c.name, got, c.want)
 		}
 	}
 }

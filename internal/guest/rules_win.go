@@ -102,34 +102,68 @@ func (a *Adaptation) windowsHostname(r *Root, o Choices) {
 	}
 }
 
+// windowsAddresses gives the adapters the addresses asked for, and those that are
+// kept to the adapters that have them.
 func (a *Adaptation) windowsAddresses(r *Root, t Target, o Choices) {
-	for _, i := range r.Interfaces {
-		if !i.static() {
-			continue
+	cloud := t.Platform == vm.AWS || t.Platform == vm.Azure
+	at := func(i Interface) int { // the adapter of the target; -1: it cannot be told
+		if n := slices.IndexFunc(t.NICs, func(n vm.NIC) bool { return i.MAC != "" && strings.EqualFold(n.MAC, i.MAC) }); n >= 0 || len(t.NICs) != 1 {
+			return n
 		}
-		if o.DHCP || t.Platform == vm.AWS || t.Platform == vm.Azure {
-			a.change(Change{Kind: SetDHCP, Root: r.Volume, Subject: i.Name, Detail: i.Addresses, Reason: "the platform assigns addresses by DHCP, or as asked", Args: map[string]string{"control_set": r.Windows.ControlSet}})
-			continue
-		}
-		args := map[string]string{"gateway": strings.Join(i.Gateways, " "), "dns": strings.Join(i.DNS, " ")}
-		at := slices.IndexFunc(t.NICs, func(n vm.NIC) bool { return i.MAC != "" && strings.EqualFold(n.MAC, i.MAC) })
-		switch {
-		case at >= 0 && r.Windows.VMwareTools && t.Platform == vm.VMware && serialModels[t.NICs[at].Model]:
-			continue // Windows knows such an adapter by its MAC address: it is the same one
-		case at >= 0:
-			args["mac"] = strings.ToLower(t.NICs[at].MAC)
-		case len(t.NICs) == 1: // whatever its address: there is no other
-			args["mac"] = ""
-		default:
-			a.find(Warning, StaticAddress, "keep the adapters' MAC addresses, or set the address by hand after the first start", "which adapter of the target is to have the static address %s cannot be told", strings.Join(i.Addresses, " "))
-			continue
-		}
-		if args["mac"] == "" && slices.ContainsFunc(a.Changes, func(c Change) bool { return c.Kind == FirstBoot && c.Subject == staticAddress }) {
-			a.find(Warning, StaticAddress, "set the address by hand after the first start", "Windows has several adapters with static addresses and the target has one: %s is not set", strings.Join(i.Addresses, " "))
-			continue
-		}
-		a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: staticAddress, Detail: i.Addresses, Reason: "Windows ties addresses to the old adapter; they are set again at the first start", Args: args})
+		return 0 // whatever its address: there is no other
 	}
+	wish := func(n int) Address {
+		if n < 0 || n >= len(o.Addresses) {
+			return Address{}
+		}
+		return o.Addresses[n]
+	}
+	given := map[int]bool{}
+	for _, i := range r.Interfaces {
+		n := at(i)
+		w := wish(n)
+		switch {
+		case !i.static() || len(w.Static) > 0 && !o.DHCP:
+		case o.DHCP || w.DHCP || cloud:
+			a.change(Change{Kind: SetDHCP, Root: r.Volume, Subject: i.Name, Detail: i.Addresses, Reason: "the platform assigns addresses by DHCP, or as asked", Args: map[string]string{"control_set": r.Windows.ControlSet}})
+		case n < 0:
+			a.find(Warning, StaticAddress, "keep the adapters' MAC addresses, or set the address by hand after the first start", "which adapter of the target is to have the static address %s cannot be told", strings.Join(i.Addresses, " "))
+		case given[n]:
+			a.find(Warning, StaticAddress, "set the address by hand after the first start", "Windows has several adapters with static addresses and the target has one: %s is not set", strings.Join(i.Addresses, " "))
+		case strings.EqualFold(i.MAC, t.NICs[n].MAC) && r.Windows.VMwareTools && t.Platform == vm.VMware && serialModels[t.NICs[n].Model]:
+			// Windows knows such an adapter by its MAC address: it is the same one.
+		default:
+			given[n] = true
+			a.windowsAddress(r, t, n, i.Addresses, i.Gateways, i.DNS, "Windows ties addresses to the old adapter; they are set again at the first start")
+		}
+	}
+	for n, w := range o.Addresses {
+		if n >= len(t.NICs) || len(w.Static) == 0 || o.DHCP {
+			continue
+		}
+		var dns []string
+		for _, i := range r.Interfaces {
+			if at(i) == n {
+				dns = i.DNS
+			}
+		}
+		a.windowsAddress(r, t, n, w.Static, strings.Fields(w.Gateway), dns, "as asked; set at the first start")
+	}
+}
+
+// windowsAddress has the first start give an adapter its addresses. It is found by
+// its MAC address, or, where that is not known, is the only one.
+func (a *Adaptation) windowsAddress(r *Root, t Target, n int, addresses, gateways, dns []string, why string) {
+	mac := strings.ToLower(t.NICs[n].MAC)
+	if mac == "" && len(t.NICs) > 1 {
+		a.find(Warning, StaticAddress, "keep the adapters' MAC addresses, or set the address by hand after the first start", "adapter %d is to have %s, and its MAC address is not known", n, strings.Join(addresses, " "))
+		return
+	}
+	if slices.ContainsFunc(addresses, func(s string) bool { return strings.Contains(s, ":") }) {
+		a.find(Warning, StaticAddress, "set the address by hand after the first start", "addresses of IPv6 are not set in Windows: %s", strings.Join(addresses, " "))
+		return
+	}
+	a.change(Change{Kind: FirstBoot, Root: r.Volume, Subject: staticAddress, Detail: addresses, Reason: why, Args: map[string]string{"mac": mac, "gateway": strings.Join(gateways, " "), "dns": strings.Join(dns, " ")}})
 }
 
 const staticAddress = "static address"

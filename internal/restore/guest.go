@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -399,6 +400,9 @@ func (t *task) proof(ctx context.Context) error {
 	}
 	if out.Proof != nil {
 		for i, f := range out.Proof.Files {
+			if err := t.keepEvidence(ctx, q.Evidence, f); err != nil {
+				return err
+			}
 			out.Proof.Files[i] = filepath.Join("proof", f)
 		}
 	}
@@ -409,6 +413,29 @@ func (t *task) proof(ctx context.Context) error {
 		return fmt.Errorf("%s (grade %s was required; evidence: %s): %w", text, want.Grade, q.Evidence, engine.ErrPermanent)
 	}
 	return t.save(ctx, blobProof, out)
+}
+
+// BlobEvidence begins the names of the job's blobs that are evidence of a boot proof:
+// the console, the screen. They outlive the job's folder, and are read from any machine.
+const BlobEvidence = "evidence/"
+
+// maxEvidence bounds one of them, in bytes; more stays in the folder alone.
+const maxEvidence = 4 << 20
+
+func (t *task) keepEvidence(ctx context.Context, dir, name string) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return fmt.Errorf("cannot keep the evidence: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxEvidence+1))
+	if err != nil {
+		return fmt.Errorf("cannot keep the evidence: %w", err)
+	}
+	if len(b) > maxEvidence {
+		return nil
+	}
+	return t.s.store.PutBlob(ctx, t.a.Job, BlobEvidence+filepath.Base(name), b)
 }
 
 // guestReceipt is what the receipt says of the guest; nil: nothing was done.

@@ -68,6 +68,20 @@ func TestBootProof(t *testing.T) {
 			if kept := bytesOf(t, filepath.Join(evidence, "result.json")); !strings.Contains(kept, `"grade": "`+string(c.grade)+`"`) {
 				t.Errorf("the result kept: %s", kept)
 			}
+			there, err := filepath.Glob(filepath.Join(evidence, "*.*"))
+			if err != nil || len(there) < 2 {
+				t.Fatal(there, err)
+			}
+			for _, name := range there {
+				name = filepath.Base(name)
+				if name == "result.json" { // the receipt has it
+					continue
+				}
+				b, err := f.tab.Blob(t.Context(), j.ID, BlobEvidence+name)
+				if err != nil || string(b) != bytesOf(t, filepath.Join(evidence, name)) {
+					t.Errorf("%s in the tables: %d bytes, %v", name, len(b), err)
+				}
+			}
 			if bytesOf(t, f.files[0]) != before {
 				t.Error("the backup was changed")
 			}

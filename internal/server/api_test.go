@@ -184,6 +184,23 @@ func TestPlanToJob(t *testing.T) {
 	m.want(204, "DELETE", "/targets/t1", m.admin, nil, nil)
 }
 
+// TestEvidence: the screen of a boot proof is shown as a picture and nothing else.
+func TestEvidence(t *testing.T) {
+	m := start(t)
+	m.jobs.Set(jobs.Job{ID: "01J00001", Status: "completed", Created: time.Now()})
+	var list api.Page[api.Evidence]
+	m.want(200, "GET", "/jobs/01J00001/evidence", m.admin, nil, &list)
+	if len(list.Items) != 2 || list.Items[1].Name != "screen.png" {
+		t.Fatalf("%+v", list)
+	}
+	resp, b := m.do("GET", "/jobs/01J00001/evidence/screen.png", m.admin, nil)
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "image/png" || string(b) != "screen.png" {
+		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, b)
+	}
+	m.want(404, "GET", "/jobs/01J00001/evidence/..%2Fmap", m.admin, nil, nil)
+	m.want(404, "GET", "/jobs/none/evidence", m.admin, nil, nil)
+}
+
 // TestStream follows a job and all jobs, loses the connection and goes on with
 // the next event, none twice and none left out.
 func TestStream(t *testing.T) {

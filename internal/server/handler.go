@@ -183,7 +183,7 @@ func route(r *http.Request) string {
 var known = func() map[string]bool {
 	m := map[string]bool{}
 	for w := range strings.FieldsSeq("version me platforms rules summary auth users tokens repositories backups targets mappings plans jobs events settings audit channels deliveries openapi.json " +
-		"workers drain sessions guest receipts verify scan chain validate inventory capabilities export steps plan resources log receipt report runbooks runbook-runs check apply retry cancel undo stream test") {
+		"workers drain evidence sessions guest receipts verify scan chain validate inventory capabilities export steps plan resources log receipt report runbooks runbook-runs check apply retry cancel undo stream test") {
 		m[w] = true
 	}
 	return m

@@ -64,6 +64,7 @@ export const t = {
   },
   jobs: { title: "Jobs", empty: "No jobs yet", emptyText: "A job carries out a plan, step by step; it survives restarts of the server.", machine: "Machine", target: "Target", status: "Status", progress: "Progress", when: "Begun", active: "Only those under way" },
   job: {
+    bootProof: "Boot proof", bootProofText: "The machine was started from a throw-away layer, on the target's virtual hardware and cut off from every network, before anything was sent.", screen: "The screen as it was last",
     steps: "Steps", log: "Log", plan: "Plan", resources: "What was made", disks: "Disks", retry: "Retry from the failed step", cancel: "Cancel", undo: "Undo", receipt: "Receipt",
     cancelAsk: "Cancel this restore? What it made is removed, exactly.", undoAsk: "Undo this restore? The machine and all that the job made on the target is removed, and nothing else.",
     doneTitle: "The machine is restored", took: "It took", open: "Open the machine", proof: "Proof", verified: "verified", live: "live", reconnecting: "connecting again…", rate: "Rate", eta: "Left", failedTitle: "The restore failed", rolledBack: "What it made was removed.", kept: "What it made is still there: retry, or undo.", attempt: "attempt",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -113,6 +114,31 @@ func (a *API) jobs() {
 			}
 			b, err := a.Jobs.Receipt(ctx, j.ID)
 			return &file{Type: "application/json", Disposition: `attachment; filename="receipt-` + j.ID + `.json"`, Body: b}, err
+		})
+	add(a, op{method: "GET", path: "/jobs/{id}/evidence", id: "list-job-evidence", summary: "What is kept of its boot proof: the console, the screen", tag: "jobs", role: auth.Viewer, errors: []int{404}},
+		func(ctx context.Context, in *ID) (*List[Evidence], error) {
+			j, err := a.Jobs.Job(ctx, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			names, err := a.Jobs.Evidence(ctx, j.ID)
+			list := []Evidence{}
+			for _, n := range names {
+				list = append(list, Evidence{n, evidenceType(n)})
+			}
+			return listOf(list, ""), err
+		})
+	add(a, op{method: "GET", path: "/jobs/{id}/evidence/{name}", id: "get-job-evidence", summary: "One piece of its boot proof", tag: "jobs", role: auth.Viewer, errors: []int{404}, describe: answers("application/octet-stream", "a picture of the screen, the console's text, or what went over the network")},
+		func(ctx context.Context, in *struct {
+			ID
+			Name string `path:"name" maxLength:"255"`
+		}) (*file, error) {
+			j, err := a.Jobs.Job(ctx, in.ID.ID)
+			if err != nil {
+				return nil, err
+			}
+			b, err := a.Jobs.EvidenceFile(ctx, j.ID, in.Name)
+			return &file{Type: evidenceType(in.Name), Disposition: "inline", Body: b}, err
 		})
 	add(a, op{method: "POST", path: "/receipts/verify", id: "verify-receipt", summary: "Whether a receipt is as it was signed; nothing is read from a target", tag: "jobs", role: auth.Viewer, maxBody: 16 << 20},
 		func(_ context.Context, in *struct {
@@ -348,4 +374,21 @@ func checkReceipt(b []byte) ReceiptCheck {
 		}
 	}
 	return c
+}
+
+// Evidence is one file that a boot proof left.
+type Evidence struct {
+	Name string `json:"name"`
+	Type string `json:"type" doc:"its media type"`
+}
+
+// evidenceType says how evidence is shown: never as a page.
+func evidenceType(name string) string {
+	switch path.Ext(name) {
+	case ".png":
+		return "image/png"
+	case ".txt":
+		return "text/plain; charset=utf-8"
+	}
+	return "application/octet-stream"
 }

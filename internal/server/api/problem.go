@@ -119,6 +119,7 @@ var known = []struct {
 	{jobs.ErrOptions, 422, "bad-options", "leave the boot proof out, or choose a target that runs machines"},
 	{jobs.ErrNoWorker, 409, "no-worker", "start a worker that can read the repository (ascend worker --site NAME), or name a site that has one; see " + Prefix + "/workers"},
 	{jobs.ErrNoReceipt, 404, "no-receipt", "a job has a receipt once it is completed"},
+	{jobs.ErrNoEvidence, 404, "no-evidence", "evidence is there when a boot was proven; see the job's evidence"},
 	{auth.ErrCredentials, 401, "wrong-credentials", "an admin can set a new password: ascend server user passwd"},
 	{auth.ErrToken, 401, "bad-token", "make a new token"},
 	{auth.ErrWeak, 422, "weak-password", "several unrelated words make a good one"},

@@ -120,6 +120,8 @@ var (
 	ErrOptions = errors.New("these options are not possible")
 	// ErrNoReceipt: the job has not proved anything yet.
 	ErrNoReceipt = errors.New("the job has no receipt")
+	// ErrNoEvidence: the job's boot proof kept nothing of that name.
+	ErrNoEvidence = errors.New("the job has no such evidence")
 	// ErrNoWorker: nobody is there who could carry the job out.
 	ErrNoWorker = errors.New("no worker can carry this restore out")
 )
@@ -149,6 +151,9 @@ type Service interface {
 	// LastEvent is the highest sequence number.
 	LastEvent(ctx context.Context) (int64, error)
 	Receipt(ctx context.Context, id string) ([]byte, error)
+	// Evidence lists what is kept of a boot proof, by names; EvidenceFile is one.
+	Evidence(ctx context.Context, id string) ([]string, error)
+	EvidenceFile(ctx context.Context, id, name string) ([]byte, error)
 	Plan(ctx context.Context, id string) (*plan.Plan, error)
 	// Measured is the rate of the last transfers to a target, in bytes a second,
 	// and how many were measured.

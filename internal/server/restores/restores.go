@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ascend/internal/engine"
 	"ascend/internal/plan"
+	"ascend/internal/restore"
 	"ascend/internal/server/jobs"
 	"ascend/internal/server/records"
 	"ascend/internal/store"
@@ -237,6 +239,25 @@ func (s *Service) Receipt(ctx context.Context, id string) ([]byte, error) {
 			return nil, jobs.ErrNoReceipt
 		}
 		b, err = s.store.Blob(ctx, id, "receipt")
+	}
+	return b, plain(err)
+}
+
+// Evidence lists what is kept of a boot proof.
+func (s *Service) Evidence(ctx context.Context, id string) ([]string, error) {
+	names, err := s.store.Blobs(ctx, id, restore.BlobEvidence)
+	for i := range names {
+		names[i] = strings.TrimPrefix(names[i], restore.BlobEvidence)
+	}
+	slices.Sort(names)
+	return names, plain(err)
+}
+
+// EvidenceFile is one of them.
+func (s *Service) EvidenceFile(ctx context.Context, id, name string) ([]byte, error) {
+	b, err := s.store.Blob(ctx, id, restore.BlobEvidence+name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, jobs.ErrNoEvidence
 	}
 	return b, plain(err)
 }

@@ -59,6 +59,23 @@ function Log({ lines, job }: { lines: Line[]; job: string }) {
   );
 }
 
+/** What is kept of the boot proof: the screen as it was last, and files beside it. */
+function BootProof({ job, status }: { job: string; status: string }) {
+  const q = useQuery({ queryKey: ["evidence", job, status], queryFn: () => take(api.GET("/api/v1/jobs/{id}/evidence", { params: { path: { id: job } } })) });
+  const list = q.data?.items ?? [];
+  const at = (name: string) => `/api/v1/jobs/${job}/evidence/${encodeURIComponent(name)}`;
+  const screen = list.find((e) => e.type === "image/png");
+  if (list.length === 0) return null;
+  return (
+    <section className="card">
+      <h2>{t.job.bootProof}</h2>
+      <p className="soft small">{t.job.bootProofText}</p>
+      {screen && <a href={at(screen.name)} target="_blank" rel="noreferrer"><img className="screen" src={at(screen.name)} alt={t.job.screen} loading="lazy" /></a>}
+      <p className="row">{list.filter((e) => e !== screen).map((e) => <a key={e.name} className="btn" href={at(e.name)} download={`${job}-${e.name}`}><Download size={16} aria-hidden />{visible(e.name)}</a>)}</p>
+    </section>
+  );
+}
+
 export function Job() {
   const { id } = useParams({ strict: false }) as { id: string };
   const me = useMe();
@@ -125,6 +142,7 @@ export function Job() {
         </div>
       </section>
       <section className="card flush"><h2>{t.job.steps}</h2><Steps steps={j.steps ?? []} /></section>
+      <BootProof job={id} status={j.status} />
       {j.status === "completed" && <ReceiptView job={id} />}
       <Log lines={lines} job={id} />
       {made.length > 0 && (

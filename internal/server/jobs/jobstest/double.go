@@ -177,6 +177,24 @@ func (d *Double) Receipt(_ context.Context, id string) ([]byte, error) {
 	return json.Marshal(map[string]string{"job": id})
 }
 
+// Evidence is of every completed job: its screen.
+func (d *Double) Evidence(_ context.Context, id string) ([]string, error) {
+	j, err := d.find(id)
+	if err != nil || j.Status != "completed" {
+		return nil, err
+	}
+	return []string{"console.txt", "screen.png"}, nil
+}
+
+// EvidenceFile is one of them.
+func (d *Double) EvidenceFile(ctx context.Context, id, name string) ([]byte, error) {
+	names, err := d.Evidence(ctx, id)
+	if err == nil && !slices.Contains(names, name) {
+		err = jobs.ErrNoEvidence
+	}
+	return []byte(name), err
+}
+
 // Plan is the one that was submitted.
 func (d *Double) Plan(_ context.Context, id string) (*plan.Plan, error) {
 	j, err := d.find(id)

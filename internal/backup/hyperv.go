@@ -3,6 +3,7 @@ package backup
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -21,8 +22,8 @@ import (
 //	web01/Virtual Hard Disks/web01.vhdx
 //	web01/Snapshots/<GUID>.xml
 //
-// The XML form is read (hyperv_xml.go). The binary .vmcx is not: its machine has
-// its disks and the folder's name, and a note that says what is missing.
+// Both forms are read (hyperv_xml.go, hyperv_vmcx.go). The machine of a .vmcx that
+// cannot be has its disks and the folder's name, and a note that says why.
 const (
 	hvMachines  = "Virtual Machines"
 	hvDisks     = "Virtual Hard Disks"
@@ -131,7 +132,12 @@ func (l *lister) hypervBackups(ctx context.Context, e *hvExport) []Backup {
 		}
 	}
 	if foreign == len(e.xml) && len(e.vmcx) == 1 {
-		out = append(out, l.hypervDisks(e, used))
+		c, err := l.hvBinary(e.vmcx[0])
+		if err == nil {
+			out = append(out, l.hypervMachine(e, c, e.vmcx[0], used))
+		} else {
+			out = append(out, l.hypervDisks(e, err, used))
+		}
 	}
 	for i := range out {
 		for _, s := range e.faults {
@@ -190,14 +196,35 @@ func (l *lister) hypervMachine(e *hvExport, c *hvConfig, name string, used map[s
 	return b
 }
 
-// hypervDisks is the machine of a .vmcx: its disks alone.
-func (l *lister) hypervDisks(e *hvExport, used map[string]bool) Backup {
+// hvBinary reads a .vmcx.
+func (l *lister) hvBinary(name string) (*hvConfig, error) {
+	b, _, err := l.text(name, maxMachine)
+	if err != nil {
+		return nil, err
+	}
+	root, err := parseVMCX(b)
+	if err != nil {
+		return nil, err
+	}
+	if root == nil {
+		return nil, errVMCX
+	}
+	root.name = "configuration"
+	c, err := hvConfigOf(root)
+	if err == nil && (c == nil || len(c.drives) == 0) {
+		err = errors.New("it names no disk where it is looked for")
+	}
+	return c, err
+}
+
+// hypervDisks is the machine of a .vmcx that cannot be read: its disks alone.
+func (l *lister) hypervDisks(e *hvExport, why error, used map[string]bool) Backup {
 	name := clean(path.Base(e.path))
 	if e.path == "." {
 		name = clean(stem(path.Base(e.vmcx[0])))
 	}
 	b := Backup{VM: name, Origin: vm.HyperV, Type: Full, Layout: LayoutHyperV, Path: e.path, Machine: &vm.Machine{Name: name, Platform: vm.HyperV, Snapshots: e.snapshots}}
-	b.note("the configuration %s is in Hyper-V's binary form, which is not read: processors, memory, firmware and networks are not known, and the disks are in the order of their names", clean(path.Base(e.vmcx[0])))
+	b.note("the configuration %s cannot be read (%s): processors, memory, firmware and networks are not known, and the disks are in the order of their names", clean(path.Base(e.vmcx[0])), reason(why))
 	for _, f := range e.folders {
 		for _, file := range l.tops(f, f.images()) {
 			if len(b.Disks) == maxDisks {

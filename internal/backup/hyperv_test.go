@@ -165,7 +165,7 @@ func TestHyperV(t *testing.T) {
 	}
 }
 
-// TestHyperVBinary: a .vmcx is not read; its disks are, and it is said.
+// TestHyperVBinary: a .vmcx that cannot be read leaves its disks, and it is said.
 func TestHyperVBinary(t *testing.T) {
 	dir, want := hvFolder(t)
 	write(t, filepath.Join(dir, "web01", "virtual machines", "1B2C.vmcx"), "\x01\x02\x03")

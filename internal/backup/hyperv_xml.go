@@ -66,6 +66,12 @@ func parseHVConfig(b []byte) (*hvConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	return hvConfigOf(root)
+}
+
+// hvConfigOf reads the tree of a configuration; nil without an error for one of
+// another kind.
+func hvConfigOf(root *hvNode) (*hvConfig, error) {
 	if root.name != "configuration" || root.at("properties") == nil {
 		return nil, nil //nolint:nilnil // documented: no error, and no configuration
 	}

@@ -17,7 +17,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"ascend/internal/awsapi"
 	"ascend/internal/disk"
@@ -166,21 +165,14 @@ func (t *cloud) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 func (t *cloud) checkOrder(o *target.Order) error {
 	c := t.Capabilities()
 	bad := func(format string, args ...any) error { return target.Permanent(fmt.Sprintf(format, args...), "") }
-	switch {
-	case o.Job == "" || o.Machine == nil:
-		return bad("the order has no job or no machine")
-	case len(o.Disks) != len(o.Machine.Disks) || len(o.Disks) == 0:
-		return bad("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks))
-	case len(o.Disks) > maxDisks:
-		return bad("%d disks, and %d are the most", len(o.Disks), maxDisks)
+	if err := c.Check(o); err != nil {
+		return err
+	}
+	if len(o.Disks) == 0 || len(o.Disks) > maxDisks {
+		return bad("%d disks, and a machine has 1 to %d", len(o.Disks), maxDisks)
 	}
 	for i, d := range o.Disks {
-		switch {
-		case !slices.ContainsFunc(c.Deliveries, func(o target.Delivery) bool {
-			return o.Path == d.Delivery.Path && o.Format == d.Delivery.Format && o.Mode == d.Delivery.Mode
-		}):
-			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
-		case d.Virtual <= 0 || d.Virtual > c.MaxDiskSize || d.Delivery.Path == pathEBS && d.FileSize != d.Virtual:
+		if d.Virtual <= 0 || d.Virtual > c.MaxDiskSize || d.Delivery.Path == pathEBS && d.FileSize != d.Virtual {
 			return bad("disk %d: a file of %d bytes for a disk of %d, at most %d", i, d.FileSize, d.Virtual, c.MaxDiskSize)
 		}
 	}
@@ -206,20 +198,6 @@ func (t *cloud) checkOrder(o *target.Order) error {
 		}
 		if a.Address != "" && !slices.Contains(c.Traits.Addresses, a.Address) {
 			return bad("nic %d: unknown address policy %q", i, a.Address)
-		}
-	}
-	for _, g := range []struct {
-		have   map[string]string
-		fields []target.Field
-	}{{o.Placement.Fields, c.Fields}, {o.Options, c.Options}} {
-		for name, v := range g.have {
-			k := slices.IndexFunc(g.fields, func(f target.Field) bool { return f.Name == name })
-			if k < 0 {
-				return bad("unknown placement field or option %q", name)
-			}
-			if vals := g.fields[k].Values; v != "" && len(vals) > 0 && !slices.Contains(vals, v) {
-				return bad("%s is %q, and not one of %s", name, v, strings.Join(vals, ", "))
-			}
 		}
 	}
 	return nil

@@ -21,8 +21,6 @@ package azure
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 
 	"ascend/internal/target"
@@ -156,38 +154,19 @@ func (t *azure) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 
 // checkOrder checks what can be checked without asking.
 func (t *azure) checkOrder(o *target.Order) error {
-	if o.Job == "" || o.Machine == nil {
-		return target.Permanent("the order has no job or no machine", "")
+	c := t.Capabilities()
+	if err := c.Check(o); err != nil {
+		return err
 	}
-	if len(o.Disks) != len(o.Machine.Disks) || len(o.Disks) == 0 {
-		return target.Permanent(fmt.Sprintf("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks)), "")
+	if len(o.Disks) == 0 {
+		return target.Permanent("the machine has no disks", "")
 	}
 	if err := checkName(o.Machine.Name); err != nil {
 		return err
 	}
-	c := t.Capabilities()
 	for i, d := range o.Disks {
-		offer := c.Deliveries[0]
-		switch {
-		case d.Delivery.Path != offer.Path || d.Delivery.Format != offer.Format || d.Delivery.Mode != offer.Mode:
-			return target.Permanent(fmt.Sprintf("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path), "")
-		case d.FileSize != d.Virtual+footerSize || offer.Padded(d.Virtual) != d.Virtual || d.Virtual > c.MaxDiskSize:
+		if d.FileSize != d.Virtual+footerSize || c.Deliveries[0].Padded(d.Virtual) != d.Virtual || d.Virtual > c.MaxDiskSize {
 			return target.Permanent(fmt.Sprintf("disk %d has %d bytes as a file of %d: Azure takes whole MiB from 20 MiB to 32,767 GiB and a footer", i, d.Virtual, d.FileSize), "")
-		}
-	}
-	for _, names := range []struct {
-		what  string
-		given map[string]string
-		known []target.Field
-	}{{"placement field", o.Placement.Fields, c.Fields}, {"option", o.Options, c.Options}} {
-		for _, name := range slices.Sorted(maps.Keys(names.given)) {
-			i := slices.IndexFunc(names.known, func(f target.Field) bool { return f.Name == name })
-			if i < 0 {
-				return target.Permanent(fmt.Sprintf("unknown %s %q", names.what, name), "")
-			}
-			if v, vs := names.given[name], names.known[i].Values; v != "" && len(vs) > 0 && !slices.Contains(vs, v) {
-				return target.Permanent(fmt.Sprintf("%s %s cannot be %q: one of %v", names.what, name, v, vs), "")
-			}
 		}
 	}
 	return nil

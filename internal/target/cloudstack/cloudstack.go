@@ -175,20 +175,14 @@ func (t *cloud) checkOrder(o *target.Order) (path string, err error) {
 	bad := func(format string, args ...any) (string, error) {
 		return "", target.Permanent(fmt.Sprintf(format, args...), "")
 	}
-	if o.Job == "" || o.Machine == nil {
-		return bad("the order has no job or no machine")
+	if err := t.Capabilities().Check(o); err != nil {
+		return "", err
 	}
-	if len(o.Disks) != len(o.Machine.Disks) || len(o.Disks) == 0 {
-		return bad("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks))
+	if len(o.Disks) == 0 {
+		return bad("the machine has no disks")
 	}
-	all := t.Capabilities()
 	for i, d := range o.Disks {
-		offered := slices.ContainsFunc(all.Deliveries, func(c target.Delivery) bool {
-			return c.Path == d.Delivery.Path && c.Format == d.Delivery.Format && c.Mode == d.Delivery.Mode
-		})
 		switch {
-		case !offered:
-			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
 		case path != "" && d.Delivery.Path != path:
 			return bad("the disks of one machine cannot be sent partly by %s and partly by %s", path, d.Delivery.Path)
 		case d.FileSize <= 0:
@@ -197,16 +191,6 @@ func (t *cloud) checkOrder(o *target.Order) (path string, err error) {
 			return bad("disk %d: a volume is of whole GiB and has the disk's size, not %d and %d bytes", i, d.Virtual, d.FileSize)
 		}
 		path = d.Delivery.Path
-	}
-	for name := range o.Placement.Fields {
-		if !slices.ContainsFunc(all.Fields, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown placement field %q", name)
-		}
-	}
-	for name := range o.Options {
-		if !slices.ContainsFunc(all.Options, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown option %q", name)
-		}
 	}
 	if _, err := displayName(o.Machine.Name); err != nil {
 		return "", err

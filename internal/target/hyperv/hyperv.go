@@ -225,38 +225,18 @@ func (t *host) Begin(ctx context.Context, o *target.Order, rec target.Recorder) 
 // checkOrder checks what can be checked without asking.
 func (t *host) checkOrder(o *target.Order) error {
 	bad := func(format string, args ...any) error { return target.Permanent(fmt.Sprintf(format, args...), "") }
-	if o.Job == "" || o.Machine == nil {
-		return bad("the order has no job or no machine")
+	if err := t.Capabilities().Check(o); err != nil {
+		return err
 	}
-	if len(o.Disks) != len(o.Machine.Disks) || len(o.Disks) == 0 {
-		return bad("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks))
+	if len(o.Disks) == 0 {
+		return bad("the machine has no disks")
 	}
-	all := t.Capabilities()
 	for i, d := range o.Disks {
-		offered := slices.ContainsFunc(all.Deliveries, func(c target.Delivery) bool {
-			return c.Path == d.Delivery.Path && c.Format == d.Delivery.Format && c.Mode == d.Delivery.Mode
-		})
 		switch {
-		case !offered:
-			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
 		case d.FileSize <= 0:
 			return bad("disk %d: the length of the file must be known before it is sent", i)
 		case d.Delivery.Format.Name == "vpc" && o.Machine.Firmware == vm.UEFI:
 			return target.Permanent(fmt.Sprintf("disk %d: generation 2 machines take VHDX files and no VHD", i), "deliver it as VHDX (--format vhdx)")
-		}
-	}
-	for name := range o.Placement.Fields {
-		if !slices.ContainsFunc(all.Fields, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown placement field %q", name)
-		}
-	}
-	for name, v := range o.Options {
-		i := slices.IndexFunc(all.Options, func(f target.Field) bool { return f.Name == name })
-		if i < 0 {
-			return bad("unknown option %q", name)
-		}
-		if f := all.Options[i]; len(f.Values) > 0 && v != "" && !slices.Contains(f.Values, v) {
-			return bad("option %s: %q is none of %v", name, v, f.Values)
 		}
 	}
 	_, err := displayName(o.Machine.Name)

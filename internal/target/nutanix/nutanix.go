@@ -162,34 +162,18 @@ func (t *prism) Begin(ctx context.Context, o *target.Order, rec target.Recorder)
 // checkOrder checks what can be checked without asking.
 func (t *prism) checkOrder(o *target.Order) error {
 	bad := func(format string, args ...any) error { return target.Permanent(fmt.Sprintf(format, args...), "") }
-	if o.Job == "" || o.Machine == nil {
-		return bad("the order has no job or no machine")
+	if err := t.Capabilities().Check(o); err != nil {
+		return err
 	}
-	if len(o.Disks) != len(o.Machine.Disks) || len(o.Disks) == 0 {
-		return bad("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks))
+	if len(o.Disks) == 0 {
+		return bad("the machine has no disks")
 	}
-	all := t.Capabilities()
 	for i, d := range o.Disks {
-		offered := slices.ContainsFunc(all.Deliveries, func(c target.Delivery) bool {
-			return c.Path == d.Delivery.Path && c.Format == d.Delivery.Format && c.Mode == d.Delivery.Mode
-		})
 		switch {
-		case !offered:
-			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
 		case d.FileSize <= 0:
 			return bad("disk %d: the length of the file must be known before it is sent", i)
 		case partSize(t.cfg.part, d.FileSize) > maxPart:
 			return bad("disk %d: its file of %d bytes is larger than Objects Lite takes", i, d.FileSize)
-		}
-	}
-	for name := range o.Placement.Fields {
-		if !slices.ContainsFunc(all.Fields, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown placement field %q", name)
-		}
-	}
-	for name := range o.Options {
-		if !slices.ContainsFunc(all.Options, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown option %q", name)
 		}
 	}
 	_, err := displayName(o.Machine.Name)

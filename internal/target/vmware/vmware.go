@@ -237,36 +237,17 @@ func (t *vmware) checkOrder(o *target.Order) (path string, err error) {
 	bad := func(format string, args ...any) (string, error) {
 		return "", fmt.Errorf("cannot begin: %w", target.Permanent(fmt.Sprintf(format, args...), ""))
 	}
-	if o.Job == "" || o.Machine == nil {
-		return bad("the order has no job or no machine")
+	if err := t.Capabilities().Check(o); err != nil {
+		return "", fmt.Errorf("cannot begin: %w", err)
 	}
-	if len(o.Disks) != len(o.Machine.Disks) {
-		return bad("the order has %d disks and the machine %d", len(o.Disks), len(o.Machine.Disks))
-	}
-	caps := t.Capabilities()
 	for i, d := range o.Disks {
-		offered := slices.ContainsFunc(caps.Deliveries, func(c target.Delivery) bool {
-			return c.Path == d.Delivery.Path && c.Format == d.Delivery.Format && c.Mode == d.Delivery.Mode
-		})
 		switch {
-		case !offered:
-			return bad("disk %d is to be delivered as %s by %q, which is not offered", i, d.Delivery.Format, d.Delivery.Path)
 		case path != "" && d.Delivery.Path != path:
 			return bad("the disks of one machine cannot be sent partly by %s and partly by %s", path, d.Delivery.Path)
 		case d.Delivery.Path == pathDatastore && d.FileSize != d.Virtual:
 			return bad("disk %d: a flat file has the disk's own size of %d bytes, not %d", i, d.Virtual, d.FileSize)
 		}
 		path = d.Delivery.Path
-	}
-	for name := range maps.Keys(o.Placement.Fields) {
-		if !slices.ContainsFunc(caps.Fields, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown placement field %q", name)
-		}
-	}
-	for name := range maps.Keys(o.Options) {
-		if !slices.ContainsFunc(caps.Options, func(f target.Field) bool { return f.Name == name }) {
-			return bad("unknown option %q", name)
-		}
 	}
 	return path, nil
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,13 +43,7 @@ func (w world) wish(ctx context.Context, r *runbook.Run, at runbook.At) (plannin
 		out.Memory = n
 	}
 	if s.Mapping != nil {
-		// A mapping of this server's plans knows less than a file's; what it does not
-		// know is refused and not left out.
-		d := json.NewDecoder(bytes.NewReader(mustJSON(s.Mapping)))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&out.Mapping); err != nil {
-			return out, fmt.Errorf("cannot use the mapping on a server: %w", err)
-		}
+		out.Mapping = *s.Mapping
 	}
 	for _, id := range s.Mappings {
 		set, err := w.a.sets.Get(ctx, id)

@@ -272,8 +272,8 @@ func (s *Service) launch(id string, unlock func(), queue bool, begin func(contex
 		delete(s.drives, id)
 		delete(s.specs, id)
 		delete(s.own, id)
+		unlock() // before anybody can see that nobody is at work here
 		s.mu.Unlock()
-		unlock()
 		close(d.done)
 	})
 	return nil

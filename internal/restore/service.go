@@ -209,7 +209,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (*Job, error) {
 		}
 		return s.Job(ctx, id)
 	}
-	if err := s.launch(id, unlock, true, s.engine.Start); err != nil {
+	if _, err := s.launch(id, unlock, true, s.engine.Start); err != nil {
 		return nil, err
 	}
 	return s.Job(ctx, id)
@@ -249,15 +249,15 @@ func (s *Service) lock(id string) (unlock func(), err error) {
 
 // launch has the engine carry a locked job out until it comes to rest. queue:
 // only when it is the job's turn.
-func (s *Service) launch(id string, unlock func(), queue bool, begin func(context.Context, string) error) error {
+func (s *Service) launch(id string, unlock func(), queue bool, begin func(context.Context, string) error) (*drive, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.drives[id] != nil {
 		unlock()
 		if s.closed {
-			return ErrStopped
+			return nil, ErrStopped
 		}
-		return fmt.Errorf("%s: %w", id, ErrLocked)
+		return nil, fmt.Errorf("%s: %w", id, ErrLocked)
 	}
 	d := &drive{done: make(chan struct{})}
 	s.drives[id] = d
@@ -276,7 +276,7 @@ func (s *Service) launch(id string, unlock func(), queue bool, begin func(contex
 		s.mu.Unlock()
 		close(d.done)
 	})
-	return nil
+	return d, nil
 }
 
 func (s *Service) drive(id string, queue bool, begin func(context.Context, string) error) error {
@@ -462,10 +462,11 @@ func (s *Service) order(ctx context.Context, id string, queue bool, f func(conte
 		return err
 	}
 	if queue {
-		return s.launch(id, unlock, true, f)
+		_, err := s.launch(id, unlock, true, f)
+		return err
 	}
 	said := make(chan error, 1)
-	err = s.launch(id, unlock, false, func(life context.Context, id string) error {
+	d, err := s.launch(id, unlock, false, func(life context.Context, id string) error {
 		err := f(life, id)
 		said <- err
 		return err
@@ -475,6 +476,9 @@ func (s *Service) order(ctx context.Context, id string, queue bool, f func(conte
 	}
 	select {
 	case err := <-said:
+		if err != nil { // nothing was begun: the next order finds the job free
+			<-d.done
+		}
 		return err
 	case <-ctx.Done():
 		return ctx.Err()

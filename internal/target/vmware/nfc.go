@@ -1,6 +1,7 @@
 package vmware
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -186,8 +187,11 @@ func (n *nfcSession) Upload(ctx context.Context, i int) (target.Upload, error) {
 		send := u.send
 		u.send = func(ctx context.Context, body io.ReadCloser) error {
 			err := send(ctx, body)
-			if err == nil && u.body.Sent() == u.size || ctx.Err() != nil {
-				return err
+			if err == nil && u.body.Sent() == u.size {
+				return nil
+			}
+			if ctx.Err() != nil { // answered early, and broken off meanwhile: by a lost lease, it may be
+				return cmp.Or(err, context.Cause(ctx))
 			}
 			// A lost lease ends requests in many ways, a success before the last byte
 			// among them: the lease itself tells.

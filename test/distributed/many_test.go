@@ -156,13 +156,13 @@ func TestManyRestores(t *testing.T) {
 // that is asked for.
 func TestDrain(t *testing.T) {
 	h := newHouse(t)
-	h.backup("web01", 12<<20)
+	h.backup("web01", 24<<20)
 	h.serve(h.dsn, "temporal")
 	h.call(client.AddTarget, "", map[string]any{"id": "loc", "platform": "local", "settings": map[string]string{"dir": h.out}}, nil)
 	backup := h.catalog(1)["web01"]
 	north, south := h.worker("one", "north", h.machine()), h.worker("two", "south", h.machine())
 	h.known(2)
-	j := h.restore(backup, "loc", map[string]any{"format": "raw", "name": "first"}, jobs.Options{Bandwidth: 2 << 20, Site: "north"})
+	j := h.restore(backup, "loc", map[string]any{"format": "raw", "name": "first"}, jobs.Options{Bandwidth: 1 << 20, Site: "north"}) // long enough for two commands
 	if by := h.uploading(j.ID, 1<<20); by != north.id {
 		t.Errorf("the job of the site north is sent by %s, not %s", by, north.id)
 	}

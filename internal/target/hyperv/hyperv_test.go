@@ -248,7 +248,7 @@ func TestRefusals(t *testing.T) {
 		{"heartbeat", func(o *target.Order) { o.Options = map[string]string{optHeartbeat: "soon"} }, "no number of seconds"},
 		{"no cluster", func(o *target.Order) { o.Options = map[string]string{optCluster: "yes"} }, "no failover cluster"},
 		{"unknown option", func(o *target.Order) { o.Options = map[string]string{"x": "y"} }, "unknown option"},
-		{"unknown value", func(o *target.Order) { o.Options = map[string]string{optCheckpoints: "many"} }, "is none of"},
+		{"unknown value", func(o *target.Order) { o.Options = map[string]string{optCheckpoints: "many"} }, `cannot be "many"`},
 		{"VHD on UEFI", func(o *target.Order) {
 			o.Machine.Firmware, o.Disks[0].Delivery.Format = vm.UEFI, image.Format{Name: "vpc", Subformat: "dynamic"}
 		}, "no VHD"},

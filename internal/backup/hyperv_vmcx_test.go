@@ -100,7 +100,7 @@ func vmcxOf(t testing.TB, root *hvNode) []byte {
 		e[0], e[17] = o.kind, 1
 		binary.LittleEndian.PutUint64(e[5:], where)
 		binary.LittleEndian.PutUint32(e[13:], uint32(size)) //nolint:gosec // short
-		if o.kind == 3 { // the key that points here
+		if o.kind == 3 {                                    // the key that points here
 			pointer := binary.LittleEndian.AppendUint32(nil, uint32(len(o.data))) //nolint:gosec // short
 			pointer = append(pointer, make([]byte, 8)...)
 			at := strings.Index(string(out), string(pointer))

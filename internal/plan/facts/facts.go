@@ -20,15 +20,10 @@ import (
 // by then is said.
 const patience = time.Minute
 
-// Inspect inspects the guest on a machine's disks, in their order. firmware is
-// what the backup says, or "". It never fails a plan: what could not be looked at
-// is in Incomplete. The end of ctx is an error.
-func Inspect[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) (*plan.GuestFacts, error) {
-	_, g, err := Look(ctx, disks, firmware)
-	return g, err
-}
-
-// Look is Inspect, with all that was found; nil when nothing could be.
+// Look inspects the guest on a machine's disks, in their order. firmware is what
+// the backup says, or "". It never fails a plan: what could not be looked at is in
+// Incomplete, and the inspection is nil when nothing could be. The end of ctx is an
+// error.
 func Look[D disk.Disk](ctx context.Context, disks []D, firmware vm.Firmware) (*guest.Inspection, *plan.GuestFacts, error) {
 	list := make([]disk.Disk, len(disks))
 	for i, d := range disks {

@@ -77,13 +77,13 @@ func (broken) ReadAt([]byte, int64) (int, error)                                
 func (broken) Extents(context.Context, int64, int64, func(disk.Extent) error) error { return nil }
 
 func TestUnreadable(t *testing.T) {
-	g, err := Inspect(t.Context(), []disk.Disk{broken{}}, "")
+	_, g, err := Look(t.Context(), []disk.Disk{broken{}}, "")
 	if err != nil || g.Roots != 0 || !strings.Contains(strings.Join(g.Incomplete, " "), "bad sector") {
 		t.Errorf("%+v, %v", g, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Inspect(ctx, []disk.Disk{broken{}}, ""); !errors.Is(err, context.Canceled) {
+	if _, _, err := Look(ctx, []disk.Disk{broken{}}, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }
